@@ -1,0 +1,6 @@
+#pragma once
+// Umbrella header: one header per family.
+#include "ck_gemm.h"
+#include "ck_recurrent.h"
+#include "ck_vector.h"
+#include "ck_attention.h"

@@ -1,0 +1,2 @@
+#pragma once
+int cob_placeholder(void);

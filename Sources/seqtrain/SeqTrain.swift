@@ -1,0 +1,1 @@
+@main struct SeqTrain { static func main() {} }
