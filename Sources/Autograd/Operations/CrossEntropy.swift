@@ -1,0 +1,112 @@
+import Kernels
+import Tensors
+
+/// The summed token loss of a unit of work. On a recording tape it is known once the backward pass
+/// has gone through the head, because the projection is computed once, there.
+public final class LossSum {
+    /// Sum over counted tokens of −log p(target), in nats; rows added in order, in Double.
+    public private(set) var total: Double?
+    private var observers: [() -> Void] = []
+
+    public func whenComputed(_ body: @escaping () -> Void) {
+        if total != nil { body() } else { observers.append(body) }
+    }
+
+    func complete(_ total: Double) {
+        self.total = total
+        for observer in observers { observer() }
+        observers.removeAll()
+    }
+}
+
+extension Tape {
+    /// Bound on the logits held at once: 16 MiB of floats, but at least 64 rows so that the product
+    /// over the rows stays a matrix product.
+    static func crossEntropyBlockRows(rows: Int, vocabulary: Int) -> Int {
+        let limit = max(64, (4 << 20) / vocabulary)
+        let blocks = (rows + limit - 1) / limit
+        return (rows + blocks - 1) / blocks
+    }
+
+    /// `Σ −log softmax(x Wᵀ + b)[target]`, with the projection inside, so that the logits of the whole
+    /// micro-batch never exist at once.
+    ///
+    /// A recording tape does all its work in the backward pass: per block of rows the logits are made
+    /// once and serve the loss, `dx`, `dW` and `db`. The weight gradient is therefore not postponed.
+    /// - Parameters:
+    ///   - x: `[R, D]`. - targets: `[R]`, negative ignored. - weight: `[V, D]`. - bias: `[V]`.
+    ///   - scale: factor on the gradient. - logits: if given, receives `[R, V]`.
+    public func crossEntropy(
+        _ x: Variable, targets: UnsafePointer<Int32>, weight: ParameterUse, bias: ParameterUse?, scale: Float,
+        logits: Tensor? = nil
+    ) -> LossSum {
+        let result = LossSum()
+        let kept = Array(UnsafeBufferPointer(start: targets, count: x.value.rows))
+        if isRecording {
+            recordRaw {
+                result.complete(
+                    self.crossEntropyBlocks(
+                        x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: true))
+            }
+        } else {
+            result.complete(
+                crossEntropyBlocks(
+                    x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: false))
+        }
+        return result
+    }
+
+    private func crossEntropyBlocks(
+        _ x: Variable, _ targets: [Int32], weight: ParameterUse, bias: ParameterUse?, scale: Float, logits: Tensor?,
+        withGradient: Bool
+    ) -> Double {
+        let (rows, width, vocabulary) = (x.value.rows, x.value.width, weight.shape[0])
+        let blockRows = Tape.crossEntropyBlockRows(rows: rows, vocabulary: vocabulary)
+        let block = context.tensor(Shape(blockRows, vocabulary))
+        let rowLoss = context.tensor(Shape(blockRows))
+        let dx = withGradient && x.needsGradient ? x.writableGradient(context) : nil
+        var total = 0.0
+        targets.withUnsafeBufferPointer { targets in
+            for first in stride(from: 0, to: rows, by: blockRows) {
+                let count = min(blockRows, rows - first)
+                let input = x.value.pointer + first * width
+                GEMM.multiply(
+                    input, lda: width, weight.value.pointer, transposeB: true, ldb: width, m: count, n: vocabulary,
+                    k: width, accumulate: false, bias: bias.map { UnsafePointer($0.value.pointer) },
+                    into: block.pointer, ldc: vocabulary, threads: threads)
+                if let logits {
+                    (logits.pointer + first * vocabulary).update(from: block.pointer, count: count * vocabulary)
+                }
+                let target = targets.baseAddress! + first
+                if withGradient {
+                    CrossEntropy.lossAndGradient(
+                        logits: block.pointer, targets: target, rows: count, vocabulary: vocabulary, scale: scale,
+                        loss: rowLoss.pointer, threads: threads)
+                } else {
+                    CrossEntropy.loss(
+                        logits: block.pointer, targets: target, rows: count, vocabulary: vocabulary,
+                        loss: rowLoss.pointer, threads: threads)
+                }
+                for row in 0..<count { total += Double(rowLoss.pointer[row]) }
+                guard withGradient else { continue }
+                if let dx {
+                    GEMM.multiply(
+                        block.pointer, lda: vocabulary, weight.value.pointer, ldb: width, m: count, n: width,
+                        k: vocabulary, accumulate: !dx.isFresh, into: dx.tensor.pointer + first * width, ldc: width,
+                        threads: threads)
+                }
+                let (dw, isFresh) = weight.writableGradient(context)
+                GEMM.multiply(
+                    block.pointer, transposeA: true, lda: vocabulary, input, ldb: width, m: vocabulary, n: width,
+                    k: count, accumulate: !isFresh, into: dw.pointer, ldc: width, threads: threads)
+                if let bias {
+                    let (db, isFresh) = bias.writableGradient(context)
+                    Elementwise.columnSums(
+                        block.pointer, rows: count, columns: vocabulary, accumulate: !isFresh, into: db.pointer,
+                        threads: threads)
+                }
+            }
+        }
+        return total
+    }
+}

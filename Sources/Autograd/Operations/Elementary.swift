@@ -1,0 +1,75 @@
+import Kernels
+import Tensors
+
+extension Tape {
+    /// `a + b`, equal shapes. Both receive the same gradient buffer.
+    public func add(_ a: Variable, _ b: Variable) -> Variable {
+        require(a.value.count == b.value.count, "add: \(a.shape) and \(b.shape)")
+        let y = context.tensor(a.shape)
+        Elementwise.add(a.value.pointer, b.value.pointer, into: y.pointer, count: y.count, threads: threads)
+        let result = output(y, from: a, b)
+        record(result) { dy in
+            a.accumulate(dy, self.context)
+            b.accumulate(dy, self.context)
+        }
+        return result
+    }
+
+    /// `silu(gate) ⊙ up`, element-wise (arXiv 2002.05202).
+    public func swiGLU(gate: Variable, up: Variable) -> Variable {
+        let y = context.tensor(gate.shape)
+        Activations.swiGLU(
+            gate: gate.value.pointer, up: up.value.pointer, into: y.pointer, count: y.count, threads: threads)
+        let result = output(y, from: gate, up)
+        record(result) { dy in
+            let dGate = self.context.tensor(gate.shape)
+            let dUp = self.context.tensor(up.shape)
+            Activations.swiGLUGradient(
+                gate: gate.value.pointer, up: up.value.pointer, dy: dy.pointer, dGate: dGate.pointer,
+                dUp: dUp.pointer, count: dy.count, threads: self.threads)
+            gate.accumulate(dGate, self.context)
+            up.accumulate(dUp, self.context)
+        }
+        return result
+    }
+
+    /// Gaussian error linear unit (arXiv 1606.08415), erf or tanh form.
+    public func gelu(_ x: Variable, tanhForm: Bool) -> Variable {
+        let y = context.tensor(x.shape)
+        Activations.gelu(x.value.pointer, into: y.pointer, count: y.count, tanhForm: tanhForm, threads: threads)
+        let result = output(y, from: x)
+        record(result) { dy in
+            let dx = self.context.tensor(x.shape)
+            Activations.geluGradient(
+                x.value.pointer, dy: dy.pointer, into: dx.pointer, count: dy.count, tanhForm: tanhForm,
+                threads: self.threads)
+            x.accumulate(dx, self.context)
+        }
+        return result
+    }
+
+    /// `[R, A]` and `[R, B]` side by side, `[R, A + B]`.
+    public func concatenateColumns(_ a: Variable, _ b: Variable) -> Variable {
+        let (rows, left, right) = (a.value.rows, a.value.width, b.value.width)
+        require(b.value.rows == rows, "concatenateColumns: \(a.shape) and \(b.shape)")
+        let y = context.tensor(Shape(rows, left + right))
+        for row in 0..<rows {
+            let target = y.pointer + row * (left + right)
+            target.update(from: a.value.pointer + row * left, count: left)
+            (target + left).update(from: b.value.pointer + row * right, count: right)
+        }
+        let result = output(y, from: a, b)
+        record(result) { dy in
+            let da = self.context.tensor(a.shape)
+            let db = self.context.tensor(b.shape)
+            for row in 0..<rows {
+                let source = dy.pointer + row * (left + right)
+                (da.pointer + row * left).update(from: source, count: left)
+                (db.pointer + row * right).update(from: source + left, count: right)
+            }
+            a.accumulate(da, self.context)
+            b.accumulate(db, self.context)
+        }
+        return result
+    }
+}

@@ -1,0 +1,102 @@
+import Kernels
+import Tensors
+
+/// How a parameter's elements are drawn before step 1.
+public enum Initializer: Sendable, Equatable {
+    case constant(Float)
+    case normal(standardDeviation: Float)
+    /// Uniform on `(-bound, bound)`.
+    case uniform(bound: Float)
+    /// `base` everywhere, then `value` added on rows `rows`: a forget-gate bias, for example.
+    indirect case shifted(base: Initializer, rows: Range<Int>, value: Float)
+}
+
+/// One trainable tensor under its canonical name. The name, not the rank, is its identity:
+/// checkpoints, random initialisation and the gradient norm are keyed by it.
+public final class Parameter {
+    public let name: String
+    public let shape: Shape
+    public let initializer: Initializer
+    /// Weight decay applies to matrices, not to norms and biases.
+    public let decays: Bool
+    /// Every application of this parameter in the model, in order.
+    public private(set) var uses: [ParameterUse] = []
+    /// Absent on ranks that own none of its uses.
+    public private(set) var storedValue: Tensor?
+
+    public init(name: String, shape: Shape, initializer: Initializer, decays: Bool) {
+        self.name = name
+        self.shape = shape
+        self.initializer = initializer
+        self.decays = decays
+    }
+
+    public var value: Tensor {
+        guard let storedValue else { fatalError("parameter '\(name)' is used on a rank that does not own it") }
+        return storedValue
+    }
+
+    /// Registers one more use-site.
+    public func addUse() -> ParameterUse {
+        let use = ParameterUse(parameter: self, index: uses.count)
+        uses.append(use)
+        return use
+    }
+
+    /// Allocates the value and draws it from `(seed, name)` alone.
+    public func materialize(seed: UInt64, _ context: ComputeContext) {
+        guard storedValue == nil else { return }
+        let value = context.tensor(shape, .parameters)
+        Parameter.fill(value, initializer, stream: ParameterStream(seed: seed, name: name))
+        storedValue = value
+    }
+
+    private static func fill(_ value: Tensor, _ initializer: Initializer, stream: ParameterStream) {
+        switch initializer {
+        case .constant(let constant): value.fill(constant)
+        case .normal(let deviation): stream.normal(into: value, standardDeviation: deviation)
+        case .uniform(let bound): stream.uniform(into: value, bound: bound)
+        case .shifted(let base, let rows, let shift):
+            fill(value, base, stream: stream)
+            let width = value.count / value.shape[0]
+            for i in rows.lowerBound * width..<rows.upperBound * width { value.pointer[i] += shift }
+        }
+    }
+}
+
+/// One application of a parameter, with a gradient slot of its own.
+///
+/// Slots are summed in use-site order when the step ends, so a parameter that is shared between
+/// stages gets the same bits wherever its uses lie (promise P1).
+public final class ParameterUse {
+    public unowned let parameter: Parameter
+    public let index: Int
+    private var slot: Tensor?
+    private var holdsSum = false
+
+    init(parameter: Parameter, index: Int) {
+        self.parameter = parameter
+        self.index = index
+    }
+
+    public var value: Tensor { parameter.value }
+    public var shape: Shape { parameter.shape }
+
+    /// The slot, with `isFresh` true before the first contribution of this step (write, don't add).
+    public func writableGradient(_ context: ComputeContext) -> (tensor: Tensor, isFresh: Bool) {
+        let tensor = slot ?? context.tensor(shape, .gradients)
+        slot = tensor
+        defer { holdsSum = true }
+        return (tensor, !holdsSum)
+    }
+
+    /// The sum of this step's contributions; zeros when there was none.
+    public func gradient(_ context: ComputeContext) -> Tensor {
+        let (tensor, isFresh) = writableGradient(context)
+        if isFresh { tensor.fill(0) }
+        return tensor
+    }
+
+    /// Forgets the sum, keeping the buffer.
+    public func resetGradient() { holdsSum = false }
+}

@@ -1,0 +1,89 @@
+import Autograd
+import Tensors
+
+/// `x = x + dropout(mixer(norm(x)))`, then `x = x + dropout(mlp(norm(x)))` when there is an MLP.
+///
+/// With `residual: false` the sums are left out, and the output takes the mixer's own width: that is
+/// the plain stack of torch's word language model. Names: `input_layernorm`, `self_attn.*` or
+/// `mixer.*`, `post_attention_layernorm`, `mlp.*` under `model.layers.{i}`.
+public final class Block: ModelLayer {
+    public let name: String
+    public let uses: [ParameterUse]
+    public let outputWidth: Int
+    public let mixer: any SequenceMixer
+    /// Recompute this block in the backward pass, whatever the schedule does.
+    public var isRematerialized = false
+
+    private let inputWidth: Int
+    private let inputNorm: Norm
+    private let mlp: FeedForward?
+    private let mlpNorm: Norm?
+    private let hasResidual: Bool
+    private let dropout: Double
+    private let mixerDropoutStream, mlpDropoutStream: Int
+
+    init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {
+        name = builder.prefix
+        inputWidth = builder.inputWidth
+        let normName = try reader.choice(
+            "norm", of: NormKind.allCases.map(\.rawValue), default: builder.defaults.norm.rawValue)
+        let norm = NormKind(rawValue: normName)!
+        let epsilon = builder.defaults.normEpsilon
+        hasResidual = try reader.bool("residual", default: true)
+        dropout = try reader.double("dropout", default: builder.defaults.dropout, in: 0...0.99)
+        inputNorm = Norm(norm, name: "input_layernorm", width: inputWidth, epsilon: epsilon, builder)
+
+        let mixerReader = try reader.section("mixer")
+        mixer = try SequenceMixers.make(mixerReader, builder)
+        try mixerReader.finish()
+        if hasResidual, mixer.outputWidth != inputWidth {
+            throw reader.error(
+                "mixer",
+                "its output width \(mixer.outputWidth) differs from the width \(inputWidth) of the residual; set output_projection: true, an equal hidden_size, or residual: false")
+        }
+        let width = mixer.outputWidth
+        mixerDropoutStream = builder.dropoutStream()
+        mlpDropoutStream = builder.dropoutStream()
+        if reader.has("mlp") {
+            let mlpReader = try reader.section("mlp")
+            mlpNorm = Norm(norm, name: "post_attention_layernorm", width: width, epsilon: epsilon, builder)
+            mlp = try FeedForward(mlpReader, builder, width: width)
+            try mlpReader.finish()
+        } else {
+            mlpNorm = nil
+            mlp = nil
+        }
+        outputWidth = width
+        uses = builder.uses
+    }
+
+    public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
+        if isRematerialized, pass.tape.isRecording {
+            return pass.tape.rematerialized(x, carry: carry, pass) { self.compute($0, carry: $1, $2) }
+        }
+        return compute(x, carry: carry, pass)
+    }
+
+    private func compute(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
+        let tape = pass.tape
+        let (mixed, carryOut) = mixer.forward(inputNorm(x, tape), carry: carry, pass)
+        var y = pass.dropout(mixed, rate: dropout, stream: mixerDropoutStream)
+        if hasResidual { y = tape.add(x, y) }
+        if let mlp, let mlpNorm {
+            let z = pass.dropout(mlp(mlpNorm(y, tape), tape), rate: dropout, stream: mlpDropoutStream)
+            y = hasResidual ? tape.add(y, z) : z
+        }
+        return (y, carryOut)
+    }
+
+    public func forwardFLOPsPerToken(time: Int) -> Double {
+        mixer.flopsPerToken(time: time) + (mlp?.flopsPerToken ?? 0)
+    }
+
+    public var savedPerToken: Int {
+        if isRematerialized { return inputWidth + outputWidth }
+        return mixer.savedPerToken + inputWidth + outputWidth + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
+    }
+
+    public var chunkingObstacle: String? { mixer.chunkingObstacle }
+}

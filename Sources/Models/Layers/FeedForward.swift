@@ -1,0 +1,59 @@
+import Autograd
+import Tensors
+
+/// The position-wise half of a block.
+///
+/// - `swiglu`: `(silu(x Wgᵀ) ⊙ x Wuᵀ) Wdᵀ` (arXiv 2002.05202), names `mlp.gate_proj`, `mlp.up_proj`, `mlp.down_proj`.
+/// - `gelu`, `gelu_tanh`: `gelu(x Wuᵀ + b) Wdᵀ + b`, names `mlp.up_proj`, `mlp.down_proj`; erf and tanh form.
+///
+/// Parameters: `swiglu` 3·D·F (+ 2F + D with bias), `gelu` 2·D·F (+ F + D with bias).
+public final class FeedForward {
+    enum Kind: String, CaseIterable { case swiglu, gelu, geluTanh = "gelu_tanh" }
+
+    let kind: Kind
+    let hiddenSize: Int
+    let width: Int
+    private let gate: Linear?
+    private let up: Linear
+    private let down: Linear
+
+    init(_ reader: ConfigurationReader, _ builder: LayerBuilder, width: Int) throws(ConfigurationError) {
+        kind = Kind(rawValue: try reader.choice("type", of: Kind.allCases.map(\.rawValue), default: "swiglu"))!
+        hiddenSize = try reader.int("hidden_size", default: nil, in: 1...1_000_000)
+        let hasBias = try reader.bool("bias", default: kind != .swiglu)
+        self.width = width
+        gate = kind == .swiglu ? Linear("mlp.gate_proj", width, hiddenSize, bias: hasBias, builder) : nil
+        up = Linear("mlp.up_proj", width, hiddenSize, bias: hasBias, builder)
+        down = Linear("mlp.down_proj", hiddenSize, width, bias: hasBias, builder)
+    }
+
+    func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable {
+        switch kind {
+        case .swiglu: return down(tape.swiGLU(gate: gate!(x, tape), up: up(x, tape)), tape)
+        case .gelu: return down(tape.gelu(up(x, tape), tanhForm: false), tape)
+        case .geluTanh: return down(tape.gelu(up(x, tape), tanhForm: true), tape)
+        }
+    }
+
+    /// Multiply-adds counted as two, forward, per token.
+    var flopsPerToken: Double { Double((kind == .swiglu ? 6 : 4) * width * hiddenSize) }
+
+    /// Floats kept per token for the backward pass.
+    var savedPerToken: Int { (kind == .swiglu ? 3 : 2) * hiddenSize }
+}
+
+/// `y = x Wᵀ + b`, weight `[out, in]`.
+public struct Linear {
+    let weight: ParameterUse
+    let bias: ParameterUse?
+
+    init(
+        _ name: String, _ input: Int, _ output: Int, bias hasBias: Bool, _ builder: LayerBuilder,
+        initializer: Initializer? = nil
+    ) {
+        weight = builder.matrix("\(name).weight", output, input, initializer)
+        bias = hasBias ? builder.vector("\(name).bias", output, .constant(0)) : nil
+    }
+
+    func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable { tape.linear(x, weight: weight, bias: bias) }
+}

@@ -1,0 +1,122 @@
+import Autograd
+import Tensors
+
+/// A model as written in the configuration: an embedding, blocks, and a head. Building one declares
+/// parameters without allocating them; a rank materialises only those of the layers it owns.
+///
+/// Keys of `model:`
+/// - `vocabulary_size`: default that of the data. `width`: of the residual stream.
+/// - `positions`: `rotary` (in attention layers, default) | `learned` (needs `max_positions`) | `none`.
+/// - `norm`: `rmsnorm` | `layernorm` | `none`; `final_norm` (default `norm`); `norm_epsilon` (1e-5).
+/// - `dropout` (0): embedding, residual branches; `head_dropout` (0).
+/// - `tie_embeddings` (false), `head_bias` (false), `initializer_range` (0.02),
+///   `embedding_init_range`: uniform on ±range instead of normal.
+/// - `layers`: a list of blocks (`mixer`, `mlp`, `norm`, `residual`, `dropout`) and groups; either may
+///   carry `repeat: n`, and a group holds `layers` of its own, so `repeat: 2` round three LSTM blocks
+///   and one attention block is a hybrid of eight.
+public final class Model {
+    public let registry: ParameterRegistry
+    public let embedding: EmbeddingLayer
+    public let blocks: [Block]
+    public let head: HeadLayer
+    public let width: Int
+    public let vocabularySize: Int
+
+    /// Embedding, blocks and head: what the pipeline cuts.
+    public var layers: [any ModelLayer] { [embedding] + blocks + [head] }
+    public var layerCount: Int { blocks.count + 2 }
+
+    /// - Parameter dataVocabularySize: used when the configuration names none, and checked when it does.
+    /// - Throws: `ConfigurationError` at the offending key.
+    public init(_ reader: ConfigurationReader, dataVocabularySize: Int?) throws(ConfigurationError) {
+        let registry = ParameterRegistry()
+        let vocabularySize = try reader.int("vocabulary_size", default: dataVocabularySize, in: 1...100_000_000)
+        if let dataVocabularySize, vocabularySize < dataVocabularySize {
+            throw reader.error(
+                "vocabulary_size",
+                "\(vocabularySize) is smaller than the data's vocabulary of \(dataVocabularySize); raise it or remove the key")
+        }
+        let width = try reader.int("width", default: nil, in: 1...1_000_000)
+        let positions = try reader.choice("positions", of: ["rotary", "learned", "none"], default: "rotary")
+        let norms = NormKind.allCases.map(\.rawValue)
+        let norm = try reader.choice("norm", of: norms, default: NormKind.rmsNorm.rawValue)
+        let finalNorm = try reader.choice("final_norm", of: norms, default: norm)
+        let dropout = try reader.double("dropout", default: 0, in: 0...0.99)
+        let headDropout = try reader.double("head_dropout", default: 0, in: 0...0.99)
+        let isTied = try reader.bool("tie_embeddings", default: false)
+        let hasHeadBias = try reader.bool("head_bias", default: false)
+        let defaults = LayerDefaults(
+            norm: NormKind(rawValue: norm)!,
+            normEpsilon: try reader.double("norm_epsilon", default: 1e-5),
+            dropout: dropout,
+            initializerRange: try reader.double("initializer_range", default: 0.02),
+            usesRotaryPositions: positions == "rotary")
+        var embeddingInitializer = Initializer.normal(standardDeviation: Float(defaults.initializerRange))
+        if reader.has("embedding_init_range") {
+            embeddingInitializer = .uniform(bound: Float(try reader.double("embedding_init_range", default: nil)))
+        }
+        let maximumPositions = positions == "learned"
+            ? try reader.int("max_positions", default: nil, in: 1...100_000_000) : nil
+
+        func builder(_ prefix: String, _ index: Int, _ inputWidth: Int) -> LayerBuilder {
+            LayerBuilder(
+                registry: registry, prefix: prefix, layerIndex: index, inputWidth: inputWidth, defaults: defaults)
+        }
+        embedding = EmbeddingLayer(
+            vocabularySize: vocabularySize, width: width, maximumPositions: maximumPositions,
+            initializer: embeddingInitializer, dropout: dropout, builder("model", 0, width))
+
+        var blocks: [Block] = []
+        func append(_ entries: [ConfigurationReader], depth: Int) throws(ConfigurationError) {
+            for entry in entries {
+                let count = try entry.int("repeat", default: 1, in: 1...100_000)
+                if entry.has("layers") {
+                    if depth == 8 { throw entry.error("layers", "groups nest at most eight deep") }
+                    let inner = try entry.sections("layers")
+                    for _ in 0..<count { try append(inner, depth: depth + 1) }
+                } else {
+                    for _ in 0..<count {
+                        let inputWidth = blocks.last?.outputWidth ?? width
+                        blocks.append(
+                            try Block(entry, builder("model.layers.\(blocks.count)", blocks.count + 1, inputWidth)))
+                    }
+                }
+                try entry.finish()
+            }
+        }
+        try append(try reader.sections("layers"), depth: 0)
+        if blocks.isEmpty { throw reader.error("layers", "at least one layer is needed") }
+        let lastWidth = blocks.last!.outputWidth
+        if isTied, lastWidth != width {
+            throw reader.error(
+                "tie_embeddings", "the last layer's width \(lastWidth) differs from the embedding's \(width); make them equal or untie")
+        }
+        head = HeadLayer(
+            vocabularySize: vocabularySize, norm: NormKind(rawValue: finalNorm)!,
+            tiedTo: isTied ? "model.embed_tokens.weight" : nil, hasBias: hasHeadBias, dropout: headDropout,
+            initializer: embeddingInitializer,
+            builder("model", blocks.count + 1, lastWidth), builder("lm_head", blocks.count + 1, lastWidth))
+        self.blocks = blocks
+        self.registry = registry
+        self.width = width
+        self.vocabularySize = vocabularySize
+    }
+
+    /// Width of the activation that leaves layer `index`.
+    public func outputWidth(ofLayer index: Int) -> Int { layers[index].outputWidth }
+
+    /// The first layer that cannot be cut into sequence chunks, with the reason.
+    public var chunkingObstacle: (layer: String, reason: String)? {
+        for layer in layers {
+            if let reason = layer.chunkingObstacle { return (layer.name, reason) }
+        }
+        return nil
+    }
+
+    /// Forward and backward, per token, at sequence length `time`.
+    public func trainingFLOPsPerToken(time: Int) -> Double {
+        layers.dropFirst().reduce(0) {
+            $0 + $1.forwardFLOPsPerToken(time: time) + $1.backwardFLOPsPerToken(time: time)
+        }
+    }
+}

@@ -1,0 +1,101 @@
+import Autograd
+import Tensors
+
+/// The parameters of a model in canonical order: the order in which the layers, as written, first
+/// use them. Gradient norms, checkpoints and reports follow this order on every rank.
+public final class ParameterRegistry {
+    public private(set) var parameters: [Parameter] = []
+    private var byName: [String: Parameter] = [:]
+
+    public init() {}
+
+    public func parameter(named name: String) -> Parameter? { byName[name] }
+
+    /// Declares a parameter and its first use.
+    public func declare(_ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool) -> ParameterUse {
+        precondition(byName[name] == nil, "parameter '\(name)' declared twice")
+        let parameter = Parameter(name: name, shape: shape, initializer: initializer, decays: decays)
+        parameters.append(parameter)
+        byName[name] = parameter
+        return parameter.addUse()
+    }
+
+    /// One more use of a declared parameter (tied weights).
+    public func reuse(_ name: String) -> ParameterUse {
+        guard let parameter = byName[name] else { fatalError("tied parameter '\(name)' is not declared") }
+        return parameter.addUse()
+    }
+
+    /// Elements over all parameters, shared ones counted once.
+    public var elementCount: Int { parameters.reduce(0) { $0 + $1.shape.count } }
+}
+
+/// Hands names and defaults to a layer under construction.
+public final class LayerBuilder {
+    public let registry: ParameterRegistry
+    /// Canonical prefix, `model.layers.3` for example.
+    public let prefix: String
+    /// Position of the layer in the model as written; keys its random streams.
+    public let layerIndex: Int
+    /// Width of the activation that enters.
+    public let inputWidth: Int
+    public let defaults: LayerDefaults
+    private(set) var uses: [ParameterUse] = []
+    private var nextStream = 0
+
+    public init(
+        registry: ParameterRegistry, prefix: String, layerIndex: Int, inputWidth: Int, defaults: LayerDefaults
+    ) {
+        self.registry = registry
+        self.prefix = prefix
+        self.layerIndex = layerIndex
+        self.inputWidth = inputWidth
+        self.defaults = defaults
+    }
+
+    /// A matrix `[out, in]`, decayed, drawn from N(0, initializer_range) unless said otherwise.
+    public func matrix(_ name: String, _ rows: Int, _ columns: Int, _ initializer: Initializer? = nil) -> ParameterUse {
+        keep(registry.declare(
+            "\(prefix).\(name)", Shape(rows, columns),
+            initializer ?? .normal(standardDeviation: Float(defaults.initializerRange)), decays: true))
+    }
+
+    /// A vector, not decayed.
+    public func vector(_ name: String, _ count: Int, _ initializer: Initializer) -> ParameterUse {
+        keep(registry.declare("\(prefix).\(name)", Shape(count), initializer, decays: false))
+    }
+
+    public func tied(to name: String) -> ParameterUse { keep(registry.reuse(name)) }
+
+    /// A random stream of its own for one dropout site.
+    public func dropoutStream() -> Int {
+        defer { nextStream += 1 }
+        precondition(nextStream < 256, "a layer has at most 256 dropout sites")
+        return layerIndex << 8 | nextStream
+    }
+
+    private func keep(_ use: ParameterUse) -> ParameterUse {
+        uses.append(use)
+        return use
+    }
+}
+
+/// Model-wide settings that layers inherit.
+public struct LayerDefaults: Sendable {
+    public var norm: NormKind
+    public var normEpsilon: Double
+    public var dropout: Double
+    public var initializerRange: Double
+    public var usesRotaryPositions: Bool
+
+    public init(
+        norm: NormKind = .rmsNorm, normEpsilon: Double = 1e-5, dropout: Double = 0, initializerRange: Double = 0.02,
+        usesRotaryPositions: Bool = true
+    ) {
+        self.norm = norm
+        self.normEpsilon = normEpsilon
+        self.dropout = dropout
+        self.initializerRange = initializerRange
+        self.usesRotaryPositions = usesRotaryPositions
+    }
+}

@@ -1,0 +1,52 @@
+import Autograd
+import Tensors
+
+/// Maps `(x [B,T,D], carry in) → (y [B,T,D'], carry out)`.
+///
+/// Any mixer works on whole sequences, in chunks with a carry, and one token at a time; the three
+/// agree. Adding one is a source file here, a test, a configuration under `configs/`, and a line in
+/// `SequenceMixers.all`.
+public protocol SequenceMixer: AnyObject, SendableMetatype {
+    /// The name in configurations: `mixer: { type: <name> }`.
+    static var name: String { get }
+
+    /// Reads its own keys and declares its parameters. Does not call `reader.finish()`.
+    init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError)
+
+    /// Width `D'` of the output.
+    var outputWidth: Int { get }
+
+    /// Why the sequence axis cannot be cut into chunks, or nil when it can.
+    var chunkingObstacle: String? { get }
+
+    /// - Parameters:
+    ///   - x: `[B·T, D]`, row `b·T + t`.
+    ///   - carry: state after the previous chunk; empty at a sequence's start.
+    /// - Returns: `y [B·T, D']` and the state after the last token.
+    func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry)
+
+    /// Multiply-adds counted as two, forward, per token, at sequence length `time`.
+    func flopsPerToken(time: Int) -> Double
+
+    /// Floats kept per token for the backward pass.
+    var savedPerToken: Int { get }
+}
+
+/// The registry of mixers, alphabetical.
+public enum SequenceMixers {
+    public static let all: [any SequenceMixer.Type] = [
+        AttentionMixer.self,
+        GRUMixer.self,
+        LSTMMixer.self,
+        RNNMixer.self,
+    ]
+
+    /// - Throws: an error at the `type` key that lists the known mixers.
+    static func make(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError)
+        -> any SequenceMixer
+    {
+        let name = try reader.choice("type", of: all.map { $0.name }, default: nil)
+        let type = all.first { $0.name == name }!
+        return try type.init(reader, builder)
+    }
+}

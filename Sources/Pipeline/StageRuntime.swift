@@ -1,0 +1,331 @@
+import Autograd
+import Models
+import Tensors
+
+/// The tokens of one step: the same on every rank that looks at them.
+public struct TokenBatch: Sendable {
+    /// Sequences (`B`) and tokens each (`T`).
+    public let rows: Int
+    public let time: Int
+    /// `[B, T]`.
+    public let inputs: [Int32]
+    /// `[B, T]`, the token that follows each input; negative ids are ignored by the loss.
+    public let targets: [Int32]
+    /// `[B]`: whether a row starts afresh, so that the state kept from the previous batch is dropped.
+    public let restarts: [Bool]
+
+    public init(rows: Int, time: Int, inputs: [Int32], targets: [Int32], restarts: [Bool]) {
+        require(
+            inputs.count == rows * time && targets.count == rows * time && restarts.count == rows,
+            "TokenBatch: got \(inputs.count) inputs, \(targets.count) targets, \(restarts.count) restarts; expected \(rows) × \(time)")
+        self.rows = rows
+        self.time = time
+        self.inputs = inputs
+        self.targets = targets
+        self.restarts = restarts
+    }
+
+    /// Tokens that count in the loss.
+    public var targetCount: Int { targets.reduce(0) { $0 + ($1 >= 0 ? 1 : 0) } }
+}
+
+/// How a batch is cut: rows into micro-batches, positions into chunks. Neither needs to divide.
+public struct BatchCut: Sendable, Equatable {
+    public let rows, time, microBatchCount, chunkCount: Int
+
+    public init(rows: Int, time: Int, microBatchCount: Int, chunkCount: Int) {
+        self.rows = rows
+        self.time = time
+        self.microBatchCount = microBatchCount
+        self.chunkCount = chunkCount
+    }
+
+    public func rows(ofMicroBatch m: Int) -> Range<Int> {
+        rows * m / microBatchCount..<rows * (m + 1) / microBatchCount
+    }
+    public func positions(ofChunk c: Int) -> Range<Int> { time * c / chunkCount..<time * (c + 1) / chunkCount }
+    /// Flattened rows of a unit's activation.
+    public func tokens(_ unit: UnitOfWork) -> Int {
+        rows(ofMicroBatch: unit.microBatch).count * positions(ofChunk: unit.chunk).count
+    }
+}
+
+/// Runs the layers of the stages that one rank owns, unit by unit, and keeps what the backward pass
+/// and the neighbours need. It knows nothing of messages beyond their buffers.
+///
+/// Not collective; belongs to the rank's thread.
+public final class StageRuntime {
+    /// Live state of one unit between its forward and its last backward half.
+    private final class LiveUnit {
+        var tape: Tape
+        /// What entered; kept alone when the unit is to be recomputed.
+        var input: Variable?
+        var output: Variable?
+        var carryIn: [Int: Carry] = [:]
+        var carryOut: [Int: Carry] = [:]
+
+        init(tape: Tape) { self.tape = tape }
+    }
+
+    private enum Slot: Hashable {
+        case activation(UnitOfWork)
+        case gradient(UnitOfWork)
+    }
+
+    public let model: Model
+    public let context: ComputeContext
+    /// Layers of every stage of the pipeline.
+    public let stageLayers: [Range<Int>]
+    private let seed: UInt64
+    private let layers: [any ModelLayer]
+
+    private var cut = BatchCut(rows: 0, time: 0, microBatchCount: 1, chunkCount: 1)
+    private var batch = TokenBatch(rows: 0, time: 0, inputs: [], targets: [], restarts: [])
+    private var step = 0
+    private var isTraining = true
+    private var lossScale: Float = 0
+    private var losses: [LossSum?] = []
+
+    private var live: [UnitOfWork: LiveUnit] = [:]
+    /// Activations and gradients that wait for their consumer or for their send to complete.
+    private var mailbox: [Slot: Tensor] = [:]
+    /// Gradients of a unit's carry out, left by the following chunk.
+    private var carryGradients: [UnitOfWork: [Int: [Tensor?]]] = [:]
+    /// Carry for the chunk that follows, per (micro-batch, layer).
+    private var pendingCarry: [CarryKey: Carry] = [:]
+    /// State kept across batches when the data are streams, per (micro-batch, layer).
+    public private(set) var batchCarry: [CarryKey: Carry] = [:]
+
+    public struct CarryKey: Hashable, Sendable {
+        public let microBatch: Int
+        public let layer: Int
+
+        public init(microBatch: Int, layer: Int) {
+            self.microBatch = microBatch
+            self.layer = layer
+        }
+    }
+
+    /// When set, the head stores the logits of the whole batch `[B·T, V]` there (`probe`).
+    public var capturedLogits: Tensor?
+    /// Hands state from one batch to the next.
+    public var keepsCarryAcrossBatches = false
+
+    public init(model: Model, stageLayers: [Range<Int>], seed: UInt64, context: ComputeContext) {
+        self.model = model
+        self.context = context
+        self.stageLayers = stageLayers
+        self.seed = seed
+        layers = model.layers
+    }
+
+    // MARK: Step
+
+    /// Prepares the runtime for the units of one batch.
+    ///
+    /// - Parameters:
+    ///   - step: keys the random draws; 0 in evaluation.
+    ///   - lossScale: factor on every token's loss gradient, 1 ÷ tokens of the global batch.
+    public func begin(batch: TokenBatch, cut: BatchCut, step: Int, isTraining: Bool, lossScale: Float) {
+        self.batch = batch
+        self.cut = cut
+        self.step = step
+        self.isTraining = isTraining
+        self.lossScale = lossScale
+        losses = Array(repeating: nil, count: cut.microBatchCount * cut.chunkCount)
+        if keepsCarryAcrossBatches { dropRestartedRows() } else { batchCarry.removeAll() }
+    }
+
+    /// Ends the batch: state for the next one moves in, and nothing may be left over.
+    ///
+    /// - Returns: the summed token loss in nats, micro-batch then chunk order, in Double; nil on ranks
+    ///   without the head.
+    public func finish() -> Double? {
+        require(
+            live.isEmpty && mailbox.isEmpty && carryGradients.isEmpty,
+            "StageRuntime.finish: \(live.count) units, \(mailbox.count) buffers and \(carryGradients.count) carry gradients are left over")
+        if keepsCarryAcrossBatches {
+            batchCarry = pendingCarry.mapValues { $0.filter(\.crossesBatches).map { $0.detached() } }
+        }
+        pendingCarry.removeAll()
+        guard losses.contains(where: { $0 != nil }) else { return nil }
+        return losses.reduce(0) { $0 + ($1?.total ?? 0) }
+    }
+
+    /// Takes over saved state (resume, or the return from a validation run).
+    public func restoreBatchCarry(_ carry: [CarryKey: Carry]) { batchCarry = carry }
+
+    /// Drops all that an interrupted batch left behind.
+    public func abandon() {
+        live.removeAll()
+        mailbox.removeAll()
+        carryGradients.removeAll()
+        pendingCarry.removeAll()
+    }
+
+    private func dropRestartedRows() {
+        guard batch.restarts.contains(true) else { return }
+        for (key, carry) in batchCarry {
+            let rows = cut.rows(ofMicroBatch: key.microBatch)
+            for tensor in carry.map(\.variable.value) {
+                let width = tensor.count / rows.count
+                for (i, row) in rows.enumerated() where batch.restarts[row] {
+                    (tensor.pointer + i * width).update(repeating: 0, count: width)
+                }
+            }
+        }
+    }
+
+    // MARK: Units
+
+    private func isFirst(_ stage: Int) -> Bool { stageLayers[stage].lowerBound == 0 }
+    private func isLast(_ stage: Int) -> Bool { stageLayers[stage].upperBound == layers.count }
+
+    private func neighbour(_ unit: UnitOfWork, _ offset: Int) -> UnitOfWork {
+        var other = unit
+        other.stage += offset
+        return other
+    }
+
+    private func run(_ unit: UnitOfWork, _ state: LiveUnit) {
+        let rows = cut.rows(ofMicroBatch: unit.microBatch)
+        let positions = cut.positions(ofChunk: unit.chunk)
+        let pass = Pass(
+            tape: state.tape, batch: rows.count, time: positions.count, positionOffset: positions.lowerBound,
+            seed: seed, step: step, samples: rows.map(UInt32.init), isTraining: isTraining)
+        var x = state.input
+        for index in stageLayers[unit.stage] {
+            switch layers[index] {
+            case let embedding as EmbeddingLayer:
+                x = tokens(batch.inputs, rows, positions).withUnsafeBufferPointer {
+                    embedding.forward($0.baseAddress!, pass)
+                }
+            case let block as Block:
+                let (y, carryOut) = block.forward(x!, carry: state.carryIn[index] ?? [], pass)
+                state.carryOut[index] = carryOut
+                x = y
+            case let head as HeadLayer:
+                losses[unit.microBatch * cut.chunkCount + unit.chunk] = tokens(batch.targets, rows, positions)
+                    .withUnsafeBufferPointer { targets in
+                        let logits = capturedLogits.map { _ in
+                            context.tensor(Shape(pass.rows, model.vocabularySize))
+                        }
+                        let loss = head.loss(
+                            x!, targets: targets.baseAddress!, scale: lossScale, logits: logits, pass)
+                        if let logits { capture(logits, rows, positions, after: loss, on: state.tape) }
+                        return loss
+                    }
+                x = nil
+            default: fatalError("StageRuntime: layer \(layers[index].name) has no way to run")
+            }
+        }
+        state.output = x
+    }
+
+    private func tokens(_ all: [Int32], _ rows: Range<Int>, _ positions: Range<Int>) -> [Int32] {
+        if positions.count == batch.time { return Array(all[rows.lowerBound * batch.time..<rows.upperBound * batch.time]) }
+        return rows.flatMap { all[$0 * batch.time + positions.lowerBound..<$0 * batch.time + positions.upperBound] }
+    }
+
+    /// Logits exist once the loss has been computed, which on a recording tape is in the backward pass.
+    private func capture(
+        _ logits: Tensor, _ rows: Range<Int>, _ positions: Range<Int>, after loss: LossSum, on tape: Tape
+    ) {
+        let sink = capturedLogits!
+        let (time, width) = (batch.time, model.vocabularySize)
+        loss.whenComputed {
+            for (i, row) in rows.enumerated() {
+                (sink.pointer + (row * time + positions.lowerBound) * width)
+                    .update(from: logits.pointer + i * positions.count * width, count: positions.count * width)
+            }
+        }
+    }
+
+    private func carryIn(for unit: UnitOfWork) -> [Int: Carry] {
+        var result: [Int: Carry] = [:]
+        for index in stageLayers[unit.stage] where layers[index] is Block {
+            let key = CarryKey(microBatch: unit.microBatch, layer: index)
+            if unit.chunk == 0 {
+                result[index] = batchCarry[key]?.map { $0.detached() }
+            } else {
+                result[index] = pendingCarry[key]?.map { $0.detached(needsGradient: isTraining) }
+            }
+        }
+        return result
+    }
+}
+
+extension StageRuntime: StageExecutor {
+    public func forward(_ unit: UnitOfWork, recorded: Bool) throws {
+        let state = LiveUnit(tape: Tape(context, isRecording: recorded && isTraining))
+        if !isFirst(unit.stage) {
+            guard let arrived = mailbox.removeValue(forKey: .activation(unit)) else {
+                fatalError("StageRuntime.forward: no activation for \(unit)")
+            }
+            state.input = Variable(arrived, needsGradient: isTraining)
+        }
+        state.carryIn = carryIn(for: unit)
+        run(unit, state)
+        for (index, carry) in state.carryOut {
+            pendingCarry[CarryKey(microBatch: unit.microBatch, layer: index)] = carry.map { $0.detached() }
+        }
+        if let output = state.output {
+            // A stage on another rank fetches it with `sendBuffer`; one on this rank finds it here.
+            mailbox[.activation(neighbour(unit, 1))] = output.value
+        }
+        guard isTraining else { return }
+        if !recorded {
+            state.output = nil
+            state.carryOut.removeAll()
+        }
+        live[unit] = state
+    }
+
+    public func recompute(_ unit: UnitOfWork) throws {
+        let state = liveUnit(unit)
+        state.tape = Tape(context)
+        run(unit, state)
+    }
+
+    public func inputGradient(_ unit: UnitOfWork) throws {
+        let state = liveUnit(unit)
+        if let output = state.output {
+            guard let gradient = mailbox.removeValue(forKey: .gradient(unit)) else {
+                fatalError("StageRuntime.inputGradient: no gradient for \(unit)")
+            }
+            output.accumulate(gradient, context)
+        }
+        if let gradients = carryGradients.removeValue(forKey: unit) {
+            for (index, tensors) in gradients {
+                for (carry, gradient) in zip(state.carryOut[index]!, tensors) {
+                    if let gradient { carry.variable.accumulate(gradient, context) }
+                }
+            }
+        }
+        state.output = nil
+        state.tape.inputGradients()
+        state.carryOut.removeAll()
+        if unit.chunk > 0 {
+            var previous = unit
+            previous.chunk -= 1
+            carryGradients[previous] = state.carryIn.mapValues { $0.map { $0.variable.takeGradient() } }
+        }
+        state.carryIn.removeAll()
+        if let input = state.input {
+            // Only an input that nothing used has no gradient; the stage below still waits for one.
+            let gradient = input.takeGradient() ?? context.zeros(input.shape)
+            mailbox[.gradient(neighbour(unit, -1))] = gradient
+            state.input = nil
+        }
+    }
+
+    public func weightGradient(_ unit: UnitOfWork) throws {
+        liveUnit(unit).tape.weightGradients()
+        live.removeValue(forKey: unit)
+    }
+
+    private func liveUnit(_ unit: UnitOfWork) -> LiveUnit {
+        guard let state = live[unit] else { fatalError("StageRuntime: \(unit) is not in flight") }
+        return state
+    }
+}
