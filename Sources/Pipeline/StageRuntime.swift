@@ -110,6 +110,9 @@ public final class StageRuntime {
     public var capturedLogits: Tensor?
     /// Hands state from one batch to the next.
     public var keepsCarryAcrossBatches = false
+    /// What `REDUCE_TIED` and `STEP` do; set by whoever owns gradients and optimiser.
+    public var onReduceTied: (() throws -> Void)?
+    public var onStep: (() throws -> Void)?
 
     public init(model: Model, stageLayers: [Range<Int>], seed: UInt64, context: ComputeContext) {
         self.model = model
@@ -136,11 +139,15 @@ public final class StageRuntime {
         if keepsCarryAcrossBatches { dropRestartedRows() } else { batchCarry.removeAll() }
     }
 
+    /// The batch's summed token loss in nats, added in micro-batch, then chunk order, in Double; nil on
+    /// ranks without the head. Complete once all units of the batch have run.
+    public var lossTotal: Double? {
+        guard losses.contains(where: { $0 != nil }) else { return nil }
+        return losses.reduce(0) { $0 + ($1?.total ?? 0) }
+    }
+
     /// Ends the batch: state for the next one moves in, and nothing may be left over.
-    ///
-    /// - Returns: the summed token loss in nats, micro-batch then chunk order, in Double; nil on ranks
-    ///   without the head.
-    public func finish() -> Double? {
+    public func finish() {
         require(
             live.isEmpty && mailbox.isEmpty && carryGradients.isEmpty,
             "StageRuntime.finish: \(live.count) units, \(mailbox.count) buffers and \(carryGradients.count) carry gradients are left over")
@@ -148,8 +155,6 @@ public final class StageRuntime {
             batchCarry = pendingCarry.mapValues { $0.filter(\.crossesBatches).map { $0.detached() } }
         }
         pendingCarry.removeAll()
-        guard losses.contains(where: { $0 != nil }) else { return nil }
-        return losses.reduce(0) { $0 + ($1?.total ?? 0) }
     }
 
     /// Takes over saved state (resume, or the return from a validation run).
@@ -322,6 +327,32 @@ extension StageRuntime: StageExecutor {
     public func weightGradient(_ unit: UnitOfWork) throws {
         liveUnit(unit).tape.weightGradients()
         live.removeValue(forKey: unit)
+    }
+
+    public func receiveBuffer(_ edge: Edge) throws -> UnsafeMutableRawBufferPointer {
+        let layer = edge.kind == .activation ? stageLayers[edge.unit.stage].lowerBound - 1 : stageLayers[edge.unit.stage].upperBound - 1
+        let tensor = context.tensor(Shape(cut.tokens(edge.unit), model.outputWidth(ofLayer: layer)), .messages)
+        mailbox[slot(edge)] = tensor
+        return bytes(tensor)
+    }
+
+    public func received(_ edge: Edge) throws {}
+
+    public func sendBuffer(_ edge: Edge) throws -> UnsafeRawBufferPointer {
+        guard let tensor = mailbox[slot(edge)] else { fatalError("StageRuntime.sendBuffer: nothing to send for \(edge)") }
+        return UnsafeRawBufferPointer(bytes(tensor))
+    }
+
+    public func sent(_ edge: Edge) throws { mailbox.removeValue(forKey: slot(edge)) }
+
+    public func reduceTied() throws { try onReduceTied?() }
+
+    public func step() throws { try onStep?() }
+
+    private func slot(_ edge: Edge) -> Slot { edge.kind == .activation ? .activation(edge.unit) : .gradient(edge.unit) }
+
+    private func bytes(_ tensor: Tensor) -> UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(start: tensor.pointer, count: tensor.count * MemoryLayout<Float>.stride)
     }
 
     private func liveUnit(_ unit: UnitOfWork) -> LiveUnit {

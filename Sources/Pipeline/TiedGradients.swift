@@ -1,0 +1,64 @@
+import Autograd
+import Communication
+import Tensors
+
+/// Gradients of the parameters that one rank holds, summed over use-sites in use-site order, whichever
+/// ranks the use-sites lie on (`REDUCE_TIED`).
+///
+/// Every rank that applies a shared parameter keeps a replica of it, sees all slots, adds them in the
+/// same order, and so makes the same update.
+public struct TiedGradients {
+    /// Owner rank of each use-site of each parameter, by canonical parameter index.
+    public let useRanks: [[Int]]
+    private let parameters: [Parameter]
+
+    /// - Parameter rankOfUse: the rank that runs the layer a use-site belongs to.
+    public init(parameters: [Parameter], rankOfUse: (ParameterUse) -> Int) {
+        self.parameters = parameters
+        useRanks = parameters.map { $0.uses.map(rankOfUse) }
+    }
+
+    /// Whether `rank` applies parameter `index`.
+    public func isHeld(_ index: Int, by rank: Int) -> Bool { useRanks[index].contains(rank) }
+
+    /// The one rank that speaks for parameter `index` in norms and checkpoints.
+    public func owner(_ index: Int) -> Int { useRanks[index][0] }
+
+    /// Collective over the ranks that share a parameter.
+    ///
+    /// - Returns: by canonical index, the gradient of each held parameter.
+    public func reduce(_ communicator: any Communicator, _ context: ComputeContext) throws -> [Int: Tensor] {
+        let me = communicator.rank
+        var slots: [Int: [Tensor]] = [:]
+        var requests: [Request] = []
+        // Tags count down from the top, away from those of the schedule's own messages.
+        var tag = communicator.largestTag
+        for (index, ranks) in useRanks.enumerated() {
+            defer { if ranks.count > 1 { tag -= ranks.count } }
+            guard ranks.contains(me) else { continue }
+            slots[index] = try ranks.enumerated().map { useIndex, owner in
+                guard owner != me else {
+                    let gradient = parameters[index].uses[useIndex].gradient(context)
+                    for peer in Set(ranks).sorted() where peer != me {
+                        let bytes = UnsafeRawBufferPointer(start: gradient.pointer, count: gradient.count * 4)
+                        requests.append(try communicator.send(bytes, to: peer, tag: tag - useIndex))
+                    }
+                    return gradient
+                }
+                let arriving = context.tensor(parameters[index].shape, .messages)
+                let bytes = UnsafeMutableRawBufferPointer(start: arriving.pointer, count: arriving.count * 4)
+                requests.append(try communicator.receive(into: bytes, from: owner, tag: tag - useIndex))
+                return arriving
+            }
+        }
+        try Request.waitAll(requests)
+        return slots.mapValues { slots in
+            guard slots.count > 1 else { return slots[0] }
+            let total = slots[0].copied(pool: context.pool, category: .gradients)
+            for slot in slots.dropFirst() {
+                for i in 0..<total.count { total.pointer[i] += slot.pointer[i] }
+            }
+            return total
+        }
+    }
+}

@@ -1,0 +1,192 @@
+import Models
+import Pipeline
+
+/// Everything a run is told, but for the `model` and `data` sections, which their owners read.
+///
+/// ```yaml
+/// seed: 1
+/// train: { steps: 2000, batch_size: 12, sequence_length: 64 }
+/// optimizer: { type: adamw, betas: [0.9, 0.95], epsilon: 1e-8, weight_decay: 0.1, clip_norm: 1.0 }
+/// learning_rate: { schedule: cosine, peak: 1e-3, warmup_steps: 100, minimum: 1e-4 }
+/// parallel: { stages: auto, schedule: 1f1b, micro_batches: 4 }
+/// checkpoint: { directory: runs/example, every: 500, keep: 3 }
+/// eval: { every: 200, batches: 20 }
+/// log: { every: 10 }
+/// generate: { prompt: "The ", tokens: 200 }
+/// ```
+public struct RunConfiguration: Sendable {
+    public var seed: UInt64
+    public var train: TrainSection
+    public var optimizer: OptimizerConfiguration
+    public var learningRate: LearningRateSchedule
+    public var parallel: ParallelSection
+    public var checkpoint: CheckpointSection
+    public var eval: EvalSection
+    /// `log.every`: steps between progress lines.
+    public var logEvery: Int
+    /// Absent: no sample at the end.
+    public var generate: GenerateSection?
+
+    /// `train:`
+    public struct TrainSection: Sendable {
+        /// Optimiser steps of the whole run, 0 or more.
+        public var steps: Int
+        /// Sequences per step, over all micro-batches.
+        public var batchSize: Int
+        /// Tokens per sequence.
+        public var sequenceLength: Int
+    }
+
+    /// `parallel:`
+    public struct ParallelSection: Sendable {
+        /// `stages`: nil for `auto`, the number of ranks.
+        public var stages: Int?
+        public var schedule: String
+        /// `micro_batches`: default 8, or the batch size if smaller. Never derived from the number of
+        /// ranks, so that the result does not depend on it.
+        public var microBatches: Int
+        public var chunks: Int
+        /// Whole stages recomputed by the schedule ...
+        public var rematerialization: Rematerialization
+        /// ... or only these layers, by position in the model (`rematerialize: [1, 2]`).
+        public var rematerializedLayers: [Int]
+        /// `threads`: nil for `auto`, the cores of the node ÷ the ranks on it.
+        public var threads: Int?
+        /// `partition`: layers of each stage; nil for `auto`, cut by cost.
+        public var partition: [Int]?
+        /// `memory_limit`, bytes per rank.
+        public var memoryLimit: Int?
+        /// `deadline_seconds`: how long an action may wait before the job ends.
+        public var deadlineSeconds: Double
+        /// `trace`: steps whose actions are recorded into `trace.json`.
+        public var traceSteps: Int
+    }
+
+    /// `checkpoint:`
+    public struct CheckpointSection: Sendable {
+        /// Run directory: checkpoints, metrics, resolved configuration. Nil: nothing is written.
+        public var directory: String?
+        /// Steps between checkpoints; the last step always writes one. 0: only the last.
+        public var every: Int
+        /// How many complete checkpoints stay.
+        public var keep: Int
+        /// `resume: auto` continues from `latest` when there is one; `never` refuses to start over it.
+        public var resumes: Bool
+    }
+
+    /// `eval:`
+    public struct EvalSection: Sendable {
+        /// Steps between validations; 0: none.
+        public var every: Int
+        /// Validation batches; nil: the whole split.
+        public var batches: Int?
+    }
+
+    /// `generate:`
+    public struct GenerateSection: Sendable {
+        public var prompt: String
+        public var tokens: Int
+        public var sampling: SamplingOptions
+
+        /// What `seqtrain generate` does when neither file nor command line says anything.
+        public static let standard = GenerateSection(prompt: "", tokens: 200, sampling: SamplingOptions())
+    }
+
+    public init(_ reader: ConfigurationReader) throws(ConfigurationError) {
+        seed = UInt64(try reader.int("seed", default: 1, in: 0...Int.max))
+
+        let train = try reader.section("train")
+        self.train = TrainSection(
+            steps: try train.int("steps", default: nil, in: 0...1_000_000_000),
+            batchSize: try train.int("batch_size", default: nil, in: 1...1_000_000),
+            sequenceLength: try train.int("sequence_length", default: nil, in: 1...100_000_000))
+
+        optimizer = try OptimizerConfiguration(try reader.section("optimizer"))
+        learningRate = try LearningRateSchedule(try reader.section("learning_rate"), steps: self.train.steps)
+        parallel = try ParallelSection(try reader.section("parallel"), batchSize: self.train.batchSize)
+
+        let checkpoint = try reader.section("checkpoint")
+        self.checkpoint = CheckpointSection(
+            directory: try checkpoint.optionalString("directory"),
+            every: try checkpoint.int("every", default: 0, in: 0...Int.max),
+            keep: try checkpoint.int("keep", default: 3, in: 1...1_000_000),
+            resumes: try checkpoint.choice("resume", of: ["auto", "never"], default: "auto") == "auto")
+
+        let eval = try reader.section("eval")
+        self.eval = EvalSection(
+            every: try eval.int("every", default: 0, in: 0...Int.max),
+            batches: try eval.optionalInt("batches", in: 1...Int.max))
+
+        logEvery = try reader.section("log").int("every", default: 10, in: 1...Int.max)
+        generate = reader.has("generate") ? try GenerateSection(try reader.section("generate")) : nil
+    }
+}
+
+extension RunConfiguration.ParallelSection {
+    init(_ reader: ConfigurationReader, batchSize: Int) throws(ConfigurationError) {
+        stages = try reader.intOrAuto("stages", in: 1...65_535)
+        schedule = try reader.choice("schedule", of: ScheduleCatalog.names, default: "1f1b")
+        microBatches = try reader.int("micro_batches", default: min(8, batchSize), in: 1...1_000_000)
+        if microBatches > batchSize {
+            throw reader.error(
+                "micro_batches",
+                "\(microBatches) micro-batches cannot be cut from train.batch_size \(batchSize); use at most \(batchSize)")
+        }
+        chunks = try reader.int("chunks", default: 1, in: 1...65_535)
+        threads = try reader.intOrAuto("threads", in: 1...4096)
+        partition = try Self.partition(reader)
+        memoryLimit = try Self.bytes(reader, "memory_limit")
+        deadlineSeconds = try reader.double("deadline_seconds", default: 600, above: 0)
+        traceSteps = try reader.int("trace", default: 0, in: 0...1_000_000)
+
+        rematerializedLayers = []
+        if reader.isList("rematerialize") {
+            rematerialization = .never
+            rematerializedLayers = try reader.intList("rematerialize", in: 0...1_000_000)
+        } else {
+            rematerialization = try reader.choice("rematerialize", as: Rematerialization.self, default: .never)
+        }
+    }
+
+    private static func partition(_ reader: ConfigurationReader) throws(ConfigurationError) -> [Int]? {
+        guard reader.isList("partition") else {
+            _ = try reader.choice("partition", of: ["auto"], default: "auto")
+            return nil
+        }
+        return try reader.intList("partition", in: 1...1_000_000)
+    }
+
+    /// `8GiB`, `512MiB`, `1.5GiB` or a plain number of bytes.
+    private static func bytes(_ reader: ConfigurationReader, _ key: String) throws(ConfigurationError) -> Int? {
+        guard reader.has(key) else { return nil }
+        var text = ""
+        if case .scalar(let written, _)? = reader.node(key)?.content { text = written }
+        let units: [(String, Double)] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)]
+        for (suffix, factor) in units where text.hasSuffix(suffix) {
+            if let number = Double(text.dropLast(suffix.count)), number > 0, number * factor < 1e18 {
+                return Int(number * factor)
+            }
+        }
+        throw reader.error(key, "'\(text)' is not an amount of memory; write 8GiB, 512MiB or a number of bytes")
+    }
+}
+
+extension RunConfiguration.GenerateSection {
+    init(_ reader: ConfigurationReader) throws(ConfigurationError) {
+        prompt = try reader.string("prompt", default: "")
+        tokens = try reader.int("tokens", default: 200, in: 1...100_000_000)
+        sampling = SamplingOptions(
+            temperature: try reader.double("temperature", default: 1, in: 0...1000),
+            topK: try reader.optionalInt("top_k", in: 1...Int.max),
+            topP: try reader.optionalDouble("top_p", in: 0...1),
+            seed: UInt64(try reader.int("seed", default: 1, in: 0...Int.max)))
+    }
+}
+
+extension ConfigurationReader {
+    /// Whether the key is written as a list; for keys that take a word or a list.
+    func isList(_ key: String) -> Bool {
+        guard has(key), case .sequence? = node(key)?.content else { return false }
+        return true
+    }
+}

@@ -1,0 +1,59 @@
+import Autograd
+import Kernels
+import Tensors
+
+/// Updates the parameters that one rank holds. State is keyed by canonical parameter name (promise P3).
+///
+/// Not collective: the caller hands in the global clip factor.
+public final class Optimizer {
+    public let configuration: OptimizerConfiguration
+    private let context: ComputeContext
+    /// `exp_avg` and `exp_avg_sq`, or `momentum_buffer`, in torch's names.
+    public private(set) var state: [String: [String: Tensor]] = [:]
+
+    /// Names of the state tensors that each parameter has.
+    public var stateNames: [String] {
+        switch configuration.kind {
+        case .adam, .adamw: ["exp_avg", "exp_avg_sq"]
+        case .sgd: configuration.momentum > 0 ? ["momentum_buffer"] : []
+        }
+    }
+
+    public init(_ configuration: OptimizerConfiguration, context: ComputeContext) {
+        self.configuration = configuration
+        self.context = context
+    }
+
+    /// Allocates zero state for `parameter`.
+    public func prepare(_ parameter: Parameter) {
+        guard state[parameter.name] == nil else { return }
+        var tensors: [String: Tensor] = [:]
+        for name in stateNames { tensors[name] = context.zeros(parameter.shape, .optimizer) }
+        state[parameter.name] = tensors
+    }
+
+    /// One update of one parameter.
+    ///
+    /// - Parameters:
+    ///   - gradient: the sum over the batch; multiplied by `scale` (clipping) on the fly.
+    ///   - step: counted from 1, for the bias corrections and the first momentum.
+    public func update(_ parameter: Parameter, gradient: Tensor, scale: Double, rate: Double, step: Int) {
+        let tensors = state[parameter.name] ?? [:]
+        let decay = parameter.decays ? configuration.weightDecay : 0
+        let (value, count) = (parameter.value.pointer, parameter.shape.count)
+        switch configuration.kind {
+        case .adam, .adamw:
+            let constants = AdamConstants(
+                rate: rate, beta1: configuration.beta1, beta2: configuration.beta2, epsilon: configuration.epsilon,
+                weightDecay: decay, isDecoupled: configuration.kind == .adamw, step: step, gradientScale: scale)
+            OptimizerKernels.adam(
+                value: value, gradient: gradient.pointer, mean: tensors["exp_avg"]!.pointer,
+                variance: tensors["exp_avg_sq"]!.pointer, count: count, constants, threads: context.threads)
+        case .sgd:
+            OptimizerKernels.sgd(
+                value: value, gradient: gradient.pointer, momentumBuffer: tensors["momentum_buffer"]?.pointer,
+                count: count, rate: rate, momentum: configuration.momentum, isNesterov: configuration.isNesterov,
+                weightDecay: decay, gradientScale: scale, threads: context.threads)
+        }
+    }
+}

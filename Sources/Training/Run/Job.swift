@@ -1,0 +1,168 @@
+import Communication
+import Foundation
+import Kernels
+import Models
+import Pipeline
+import Tensors
+
+/// One rank's view of what the command line asked for: the configuration, the model, the data, and
+/// what can be done with them. The command-line tool parses arguments and calls this.
+public final class Job {
+    public let run: RunConfiguration
+    public let communicator: any Communicator
+    private let root: ConfigurationReader
+    private let modelReader: ConfigurationReader
+    private let dataReader: ConfigurationReader
+    private let configPath: String
+
+    /// Reads and checks the configuration. Collective: a mistake that any rank sees ends all ranks with
+    /// the same error.
+    public static func open(config: String, overrides: [String], communicator: any Communicator) throws -> Job {
+        try Collective.agree(communicator) {
+            try Job(config: config, overrides: overrides, communicator: communicator)
+        }
+    }
+
+    private init(config: String, overrides: [String], communicator: any Communicator) throws {
+        let node = try YAMLConfiguration.load(config, overrides: overrides)
+        root = try ConfigurationReader(node)
+        run = try RunConfiguration(root)
+        modelReader = try root.section("model", required: true)
+        dataReader = try root.section("data")
+        configPath = config
+        self.communicator = communicator
+    }
+
+    /// The model for a vocabulary; afterwards every key of the file must have been read.
+    private func makeModel(dataVocabularySize: Int?, readsData: Bool) throws -> Model {
+        let model = try Model(modelReader, dataVocabularySize: dataVocabularySize)
+        if !readsData { _ = try? DataConfiguration(dataReader, baseDirectory: "") }
+        try root.finish()
+        return model
+    }
+
+    private func loadData() throws -> DataSet {
+        let directory = (configPath as NSString).deletingLastPathComponent
+        return try DataSet(
+            DataConfiguration(dataReader, baseDirectory: directory.isEmpty ? "." : directory),
+            batchSize: run.train.batchSize, sequenceLength: run.train.sequenceLength, seed: run.seed)
+    }
+
+    private func open() throws -> (Session, DataSet) {
+        let data = try Collective.agree(communicator) { try self.loadData() }
+        return (try openSession(dataVocabularySize: data.vocabulary.size), data)
+    }
+
+    private func openSession(dataVocabularySize: Int?, readsData: Bool = true) throws -> Session {
+        let session = try Collective.agree(communicator) {
+            let model = try self.makeModel(dataVocabularySize: dataVocabularySize, readsData: readsData)
+            return try Session(run: self.run, model: model, communicator: self.communicator)
+        }
+        try communicator.checkAgreement(on: "configuration", YAMLConfiguration.dump(root.resolved))
+        return session
+    }
+
+    // MARK: Commands
+
+    public func train(display: ProgressDisplay) throws -> TrainingLoop.Outcome {
+        let (session, data) = try open()
+        if communicator.rank == 0 { display.message(KernelVariant.current.startupReport) }
+        let loop = try Collective.agree(communicator) {
+            try TrainingLoop(
+                session: session, data: data, display: display, resolved: YAMLConfiguration.dump(self.root.resolved))
+        }
+        return try loop.train()
+    }
+
+    public func evaluate(checkpoint: String?, split: String) throws -> (loss: Double, tokens: Int, step: Int) {
+        let (session, data) = try open()
+        let step = try loadCheckpoint(checkpoint, session, data)
+        let batches = try Collective.agree(communicator) { try data.evaluationBatches(split: split) }
+        let (loss, tokens) = try session.evaluate(batches, isStream: data.isStream)
+        return (loss / Double(max(1, tokens)), tokens, step)
+    }
+
+    public func generate(
+        checkpoint: String?, _ request: RunConfiguration.GenerateSection, onText: (String) -> Void
+    ) throws -> String {
+        let (session, data) = try open()
+        _ = try loadCheckpoint(checkpoint, session, data)
+        return try TextGenerator(session: session, data: data).generate(request, onText: onText)
+    }
+
+    private func loadCheckpoint(_ path: String?, _ session: Session, _ data: DataSet) throws -> Int {
+        guard path != nil || run.checkpoint.directory != nil else {
+            throw RunError.usage("no checkpoint: give --checkpoint DIR, or set checkpoint.directory")
+        }
+        let store = try CheckpointStore(
+            directory: run.checkpoint.directory ?? path!, session: session, data: data, resolvedConfiguration: nil)
+        return try store.loadModel(path)
+    }
+
+    /// The layer table of `describe`.
+    public func description() throws -> String {
+        try Collective.agree(communicator) {
+            let size = self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.size
+            let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
+            return ModelDescription.table(model, time: self.run.train.sequenceLength)
+        }
+    }
+
+    /// Cut, timeline, predicted bubble and memory for `ranks` ranks.
+    public func planDescription(ranks: Int?) throws -> String {
+        try Collective.agree(communicator) {
+            let size = self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.size
+            let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
+            return try PlanDescription.text(
+                model: model, run: self.run, stageCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)
+        }
+    }
+
+    public func bench(warmup: Int, steps: Int) throws -> BenchResult {
+        let (session, data) = try open()
+        return try Bench.measure(session: session, data: data, warmup: warmup, steps: steps)
+    }
+
+    /// Writes the probe file; see `Probe`.
+    public func probe(out: String, params: String?, batch: String?) throws {
+        let source: Probe.BatchSource
+        let session: Session
+        if let batch {
+            let tokens = try Collective.agree(communicator) { try Probe.readBatch(batch) }
+            session = try openSession(dataVocabularySize: nil, readsData: false)
+            source = .given(tokens)
+        } else {
+            let data: DataSet
+            (session, data) = try open()
+            source = .data(data)
+        }
+        try Probe.write(session: session, source: source, parameters: params, to: out)
+    }
+}
+
+/// Steps that can fail on some ranks only.
+enum Collective {
+    /// Runs `body` on every rank and, when it failed anywhere, throws the first failing rank's error on
+    /// all of them, so that none waits for another and one of them reports it.
+    static func agree<Result>(_ communicator: any Communicator, _ body: () throws -> Result) throws -> Result {
+        var result: Result?
+        var report: [UInt8] = []
+        do {
+            result = try body()
+        } catch let error as CommunicationError {
+            // Ranks have lost each other: nothing collective can be said any more.
+            throw error
+        } catch {
+            let code = RunError.exitCode(of: error)
+            report = Array("\(code)\n\(error)".utf8)
+        }
+        let reports = try communicator.allGather(report)
+        guard let rank = reports.firstIndex(where: { !$0.isEmpty }) else { return result! }
+        let parts = String(decoding: reports[rank], as: UTF8.self).split(separator: "\n", maxSplits: 1)
+        // When all ranks fail alike there is nothing to say about any one of them.
+        let isCommon = reports.allSatisfy { $0 == reports[rank] }
+        throw RunError.otherRank(
+            rank: rank, rankCount: isCommon ? 1 : communicator.size, message: String(parts[1]),
+            exitCode: Int32(parts[0]) ?? 1)
+    }
+}

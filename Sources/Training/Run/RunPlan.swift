@@ -1,0 +1,93 @@
+import Communication
+import Models
+import Pipeline
+
+/// How a run is laid out: which layers form which stage, and what every rank does in a step. A pure
+/// function of configuration and number of ranks; computed alike on every rank.
+public struct RunPlan: Sendable {
+    public let stageLayers: [Range<Int>]
+    public let cut: BatchCut
+    /// Lowered and verified.
+    public let training: Schedule
+    public let evaluation: Schedule
+    /// Estimates per stage for the simulator; seconds assume `flopsPerSecond`.
+    public let stageCosts: [StageCost]
+    /// Bytes of parameters, gradients and optimiser state of each stage.
+    public let stateBytes: [Int]
+
+    public var stageCount: Int { stageLayers.count }
+
+    /// - Parameters:
+    ///   - stageCount: also the number of ranks.
+    ///   - optimizerCopies: state tensors per parameter.
+    ///   - flopsPerSecond: speed used to turn FLOPs into seconds.
+    /// - Throws: `RunError`, `PartitionError` or `ScheduleError`; the same on every rank.
+    public init(
+        model: Model, run: RunConfiguration, stageCount: Int, optimizerCopies: Int, flopsPerSecond: Double = 100e9,
+        receiveLookAhead: Int = 4
+    ) throws {
+        let (time, parallel) = (run.train.sequenceLength, run.parallel)
+        let layers = model.layers
+        guard stageCount <= layers.count else {
+            throw RunError.stagesExceedLayers(stages: stageCount, layers: layers.count)
+        }
+        if parallel.chunks > 1, let obstacle = model.chunkingObstacle {
+            throw RunError.unchunkable(layer: obstacle.layer, reason: obstacle.reason, chunks: parallel.chunks)
+        }
+        if let maximum = model.embedding.maximumPositions, time > maximum {
+            throw RunError.sequenceTooLong(time: time, maximum: maximum)
+        }
+        guard parallel.chunks <= time else {
+            throw RunError.chunksExceedTime(chunks: parallel.chunks, time: time)
+        }
+        for index in parallel.rematerializedLayers where !(1...model.blocks.count).contains(index) {
+            throw RunError.usage(
+                "parallel.rematerialize names layer \(index); blocks are layers 1 to \(model.blocks.count)")
+        }
+        for index in parallel.rematerializedLayers { model.blocks[index - 1].isRematerialized = true }
+        cut = BatchCut(
+            rows: run.train.batchSize, time: time, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks)
+
+        let request = ScheduleRequest(
+            stageCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks,
+            rematerialization: parallel.rematerialization)
+        let schedule = try ScheduleCatalog.training(parallel.schedule, request)
+        let options = LoweringOptions(receiveLookAhead: receiveLookAhead)
+        training = try Lowering.lower(schedule, options: options)
+        evaluation = try Lowering.lower(
+            ScheduleCatalog.evaluation(
+                stageCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks),
+            options: options)
+
+        // The largest unit of work stands for all: micro-batches and chunks may differ by one row or position.
+        let unitRows = (run.train.batchSize + parallel.microBatches - 1) / parallel.microBatches
+        let unitTokens = unitRows * ((time + parallel.chunks - 1) / parallel.chunks)
+        let copies = 2 + optimizerCopies
+        let isRecomputed = parallel.rematerialization != .never
+        let costs = layers.map { layer in
+            let forward = layer.forwardFLOPsPerToken(time: time) * Double(unitTokens)
+            let backward = layer.backwardFLOPsPerToken(time: time) * Double(unitTokens)
+            return LayerCost(
+                seconds: (forward + backward + (isRecomputed ? forward : 0)) / flopsPerSecond,
+                parameterBytes: layer.uses.reduce(0) { $0 + $1.parameter.shape.count } * 4 * copies,
+                activationBytes: layer.savedPerToken * unitTokens * 4)
+        }
+        let ranges = try Partition.cut(
+            costs, stageCount: stageCount, explicit: parallel.partition, memoryLimit: parallel.memoryLimit,
+            unitsInFlight: schedule.peakUnits ?? Array(repeating: 1, count: stageCount))
+        stageLayers = ranges
+        stateBytes = ranges.map { $0.reduce(0) { $0 + costs[$1].parameterBytes } }
+        stageCosts = ranges.map { range in
+            let forward = range.reduce(0.0) { $0 + layers[$1].forwardFLOPsPerToken(time: time) }
+            let backward = range.reduce(0.0) { $0 + layers[$1].backwardFLOPsPerToken(time: time) }
+            let scale = Double(unitTokens) / flopsPerSecond
+            return StageCost(
+                forward: forward * scale, inputGradient: backward * scale / 2, weightGradient: backward * scale / 2,
+                recompute: forward * scale,
+                outputBytes: range.upperBound == layers.count
+                    ? 0 : layers[range.upperBound - 1].outputWidth * unitTokens * 4,
+                activationBytes: range.reduce(0) { $0 + costs[$1].activationBytes },
+                inputBytes: range.lowerBound == 0 ? 0 : layers[range.lowerBound - 1].outputWidth * unitTokens * 4)
+        }
+    }
+}

@@ -1,0 +1,190 @@
+import Autograd
+import Communication
+import Foundation
+import Kernels
+import Models
+import Pipeline
+import Tensors
+
+/// One rank's part of a job: its stage of the model, its buffers, and the ways to run a batch through
+/// the pipeline. Training, evaluation, probes and benchmarks are built on it.
+public final class Session {
+    public let run: RunConfiguration
+    public let model: Model
+    public let plan: RunPlan
+    public let communicator: any Communicator
+    public let context: ComputeContext
+    public let runtime: StageRuntime
+    public let tied: TiedGradients
+    public let optimizer: Optimizer
+    private let trainer: Interpreter
+    private let evaluator: Interpreter
+
+    public var rank: Int { communicator.rank }
+    /// Stage `s` runs on rank `s`.
+    public var ownedLayers: Range<Int> { plan.stageLayers[rank] }
+    public var tracer: Tracer { trainer.tracer }
+
+    /// What came of one training step; the same on every rank but for the timings.
+    public struct StepResult: Sendable {
+        /// Nats per counted token.
+        public var loss: Double
+        /// Global norm before clipping.
+        public var gradientNorm: Double
+        /// Wall seconds of the step on this rank.
+        public var seconds: Double
+        /// Share of the step that ranks did not compute, mean over ranks.
+        public var bubble: Double
+        public var tokenCount: Int
+        /// Some rank asked to stop.
+        public var stopRequested: Bool
+    }
+
+    /// Collective: every rank passes the same configuration and model.
+    public init(run: RunConfiguration, model: Model, communicator: any Communicator) throws {
+        self.run = run
+        self.model = model
+        self.communicator = communicator
+        if let stages = run.parallel.stages, stages != communicator.size {
+            throw RunError.rankCount(
+                stages: stages, ranks: communicator.size,
+                remedy: "start \(stages) ranks (mpirun -n \(stages), or --local-ranks \(stages)), or set parallel.stages=auto")
+        }
+        let threadCount = run.parallel.threads ?? max(1, communicator.localCoreCount / communicator.localSize)
+        context = ComputeContext(threadCount: threadCount)
+        optimizer = Optimizer(run.optimizer, context: context)
+        plan = try RunPlan(
+            model: model, run: run, stageCount: communicator.size, optimizerCopies: optimizer.stateNames.count)
+        runtime = StageRuntime(model: model, stageLayers: plan.stageLayers, seed: run.seed, context: context)
+
+        var rankOfUse: [ObjectIdentifier: Int] = [:]
+        for (stage, layers) in plan.stageLayers.enumerated() {
+            for index in layers { for use in model.layers[index].uses { rankOfUse[ObjectIdentifier(use)] = stage } }
+        }
+        tied = TiedGradients(parameters: model.registry.parameters) { rankOfUse[ObjectIdentifier($0)]! }
+
+        communicator.timeout = run.parallel.deadlineSeconds
+        trainer = Interpreter(
+            schedule: plan.training, rank: communicator.rank, communicator: communicator, executor: runtime,
+            deadline: run.parallel.deadlineSeconds)
+        evaluator = Interpreter(
+            schedule: plan.evaluation, rank: communicator.rank, communicator: communicator, executor: runtime,
+            deadline: run.parallel.deadlineSeconds)
+        try communicator.checkAgreement(on: "kernel variant", KernelVariant.current.description)
+    }
+
+    /// Parameters that this rank holds, with their canonical index.
+    public var heldParameters: [(index: Int, parameter: Parameter)] {
+        model.registry.parameters.enumerated().filter { tied.isHeld($0.offset, by: rank) }
+            .map { ($0.offset, $0.element) }
+    }
+
+    /// Draws the parameters of this rank's layers.
+    public func materializeParameters() {
+        for (_, parameter) in heldParameters { parameter.materialize(seed: run.seed, context) }
+    }
+
+    /// Allocates the optimiser's state for them.
+    public func prepareOptimizer() {
+        for (_, parameter) in heldParameters { optimizer.prepare(parameter) }
+    }
+
+    /// Forward, backward and update of one batch. Collective.
+    ///
+    /// - Parameters:
+    ///   - step: counted from 1.
+    ///   - updates: false leaves parameters alone and hands the reduced gradients to `onGradients`.
+    /// - Throws: `RunError.nonFinite` on every rank, before any parameter has changed.
+    public func trainStep(
+        _ batch: TokenBatch, step: Int, rate: Double, stopRequested: Bool = false, lastCheckpoint: String? = nil,
+        onGradients: (([Int: Tensor]) throws -> Void)? = nil
+    ) throws -> StepResult {
+        let start = ContinuousClock.now
+        let tokenCount = max(1, batch.targetCount)
+        var gradients: [Int: Tensor] = [:]
+        var result = StepResult(
+            loss: .nan, gradientNorm: .nan, seconds: 0, bubble: 0, tokenCount: tokenCount, stopRequested: false)
+        runtime.onReduceTied = { [self] in gradients = try tied.reduce(communicator, context) }
+        runtime.onStep = { [self] in
+            let sums = try globalSums(gradients, stopRequested: stopRequested)
+            result.loss = sums.loss / Double(tokenCount)
+            result.gradientNorm = sums.squares.reduce(0, +).squareRoot()
+            result.stopRequested = sums.stopRequests > 0
+            guard result.loss.isFinite, result.gradientNorm.isFinite else {
+                let culprit = sums.squares.firstIndex { !$0.isFinite }.map { model.registry.parameters[$0].name }
+                throw RunError.nonFinite(
+                    step: step, loss: result.loss, firstParameter: culprit, checkpoint: lastCheckpoint)
+            }
+            if let onGradients {
+                try onGradients(gradients)
+            } else {
+                update(gradients, norm: result.gradientNorm, step: step, rate: rate)
+            }
+        }
+        runtime.begin(
+            batch: batch, cut: plan.cut, step: step, isTraining: true, lossScale: Float(1 / Double(tokenCount)))
+        let usage = try trainer.run()
+        runtime.finish()
+        for (_, parameter) in heldParameters { for use in parameter.uses { use.resetGradient() } }
+        result.seconds = (ContinuousClock.now - start).seconds
+        result.bubble = usage.bubbleFraction
+        return result
+    }
+
+    /// Sum of token losses and number of tokens over `batches`, without touching parameters or the
+    /// state of the training streams. Collective.
+    public func evaluate(_ batches: some Sequence<TokenBatch>, isStream: Bool) throws -> (loss: Double, tokens: Int) {
+        let saved = runtime.batchCarry
+        let keeps = runtime.keepsCarryAcrossBatches
+        runtime.keepsCarryAcrossBatches = isStream
+        runtime.restoreBatchCarry([:])
+        defer {
+            runtime.keepsCarryAcrossBatches = keeps
+            runtime.restoreBatchCarry(saved)
+        }
+        var (loss, tokens) = (0.0, 0)
+        for batch in batches {
+            let cut = BatchCut(
+                rows: batch.rows, time: batch.time, microBatchCount: plan.cut.microBatchCount,
+                chunkCount: plan.cut.chunkCount)
+            runtime.begin(batch: batch, cut: cut, step: 0, isTraining: false, lossScale: 0)
+            _ = try evaluator.run()
+            loss += runtime.lossTotal ?? 0
+            tokens += batch.targetCount
+            runtime.finish()
+        }
+        return (try communicator.sum(loss), tokens)
+    }
+
+    /// What must be added over ranks once per step. Every entry has one contributor, so the sum is
+    /// exact and the same for any number of ranks; the norm adds parameters in canonical order.
+    private func globalSums(
+        _ gradients: [Int: Tensor], stopRequested: Bool
+    ) throws -> (squares: [Double], loss: Double, stopRequests: Double) {
+        let count = model.registry.parameters.count
+        var values = [Double](repeating: 0, count: count + 2)
+        for (index, gradient) in gradients where tied.owner(index) == rank {
+            values[index] = Reductions.sumOfSquares(gradient.pointer, count: gradient.count, threads: context.threads)
+        }
+        values[count] = runtime.lossTotal ?? 0
+        values[count + 1] = stopRequested ? 1 : 0
+        try values.withUnsafeMutableBufferPointer { try communicator.sum($0) }
+        return (Array(values[..<count]), values[count], values[count + 1])
+    }
+
+    private func update(_ gradients: [Int: Tensor], norm: Double, step: Int, rate: Double) {
+        var scale = 1.0
+        if let limit = run.optimizer.clipNorm, norm > limit { scale = limit / norm }
+        for (index, parameter) in heldParameters {
+            optimizer.update(parameter, gradient: gradients[index]!, scale: scale, rate: rate, step: step)
+        }
+    }
+}
+
+extension Duration {
+    /// The duration in seconds.
+    var seconds: Double {
+        let (seconds, attoseconds) = components
+        return Double(seconds) + Double(attoseconds) * 1e-18
+    }
+}

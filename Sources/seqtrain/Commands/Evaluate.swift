@@ -1,0 +1,30 @@
+import ArgumentParser
+import Foundation
+import Training
+
+struct Evaluate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "eval", abstract: "Loss of a checkpoint on the validation or test split.")
+    @OptionGroup var job: JobOptions
+    @Option(help: "Checkpoint directory; default: the latest of checkpoint.directory.")
+    var checkpoint: String?
+    @Option(help: "valid or test.")
+    var split: String = "valid"
+
+    func validate() throws {
+        guard ["valid", "test"].contains(split) else {
+            throw ValidationError("--split is valid or test, not '\(split)'")
+        }
+    }
+
+    func run() throws {
+        let (checkpoint, split) = (checkpoint, split)
+        try job.run { job in
+            let result = try job.evaluate(checkpoint: checkpoint, split: split)
+            guard job.communicator.rank == 0 else { return }
+            print(String(
+                format: "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %d tokens", split,
+                result.step, result.loss, exp(result.loss), result.loss / log(2), result.tokens))
+        }
+    }
+}

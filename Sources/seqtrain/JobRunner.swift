@@ -1,0 +1,56 @@
+import Communication
+import Foundation
+import Training
+
+/// Runs one body per rank: on MPI when started by `mpirun`, as threads of this process otherwise.
+/// Errors are printed once and become the exit status; no rank waits for one that failed.
+enum JobRunner {
+    static func run(localRanks: Int?, _ body: @escaping @Sendable (any Communicator) throws -> Void) throws {
+        if MPICommunicator.launchedUnderMPI {
+            if let localRanks, localRanks != 1 {
+                if SeqTrain.isFirstProcess {
+                    report("--local-ranks \(localRanks) cannot be combined with mpirun; drop one of them")
+                }
+                throw JobExit(code: 2)
+            }
+            try runUnderMPI(body)
+        } else {
+            try runInProcess(size: localRanks ?? 1, body)
+        }
+    }
+
+    private static func runUnderMPI(_ body: (any Communicator) throws -> Void) throws {
+        let communicator: MPICommunicator
+        do {
+            communicator = try MPICommunicator.start()
+        } catch {
+            report("\(error)")
+            throw JobExit(code: 1)
+        }
+        do {
+            try body(communicator)
+            try communicator.finish()
+        } catch let error as RunError where error.isCollective {
+            // Every rank holds the same error and has left the same call: one speaks, all leave in order.
+            if communicator.rank == 0 { report("seqtrain: \(error)") }
+            try? communicator.finish()
+            throw JobExit(code: error.exitCode)
+        } catch {
+            communicator.abort(exitCode: RunError.exitCode(of: error), message: "\(error)")
+            throw JobExit(code: RunError.exitCode(of: error))
+        }
+    }
+
+    private static func runInProcess(size: Int, _ body: @escaping @Sendable (any Communicator) throws -> Void) throws {
+        do {
+            _ = try InProcessWorld.run(size: size) { try body($0) }
+        } catch let failure as RankFailure {
+            let error = failure.underlying
+            let isCollective = (error as? RunError)?.isCollective == true
+            report(isCollective || size == 1 ? "seqtrain: \(error)" : "seqtrain: \(failure)")
+            throw JobExit(code: RunError.exitCode(of: error))
+        }
+    }
+
+    static func report(_ text: String) { FileHandle.standardError.write(Data((text + "\n").utf8)) }
+}
