@@ -1,0 +1,167 @@
+/// The smallest piece of work a schedule names: one micro-batch's one chunk in one stage, in one pass
+/// through the stages.
+public struct UnitOfWork: Hashable, Sendable {
+    public var stage: Int
+    public var microBatch: Int
+    /// Slice of the sequence axis, `0` first in time.
+    public var chunk: Int
+    /// Pass through the shared block, `0` unless the placement is a ring.
+    public var recursion: Int
+
+    public init(stage: Int, microBatch: Int, chunk: Int = 0, recursion: Int = 0) {
+        self.stage = stage
+        self.microBatch = microBatch
+        self.chunk = chunk
+        self.recursion = recursion
+    }
+}
+
+extension UnitOfWork: CustomStringConvertible {
+    public var description: String {
+        "s\(stage) m\(microBatch) c\(chunk)" + (recursion == 0 ? "" : " r\(recursion)")
+    }
+}
+
+/// One thing one rank does, the vocabulary of every schedule, simulation and trace.
+///
+/// Text form (`description`, `init(_:)`), words separated by blanks:
+///
+///     action  = compute unit | "F" unit "unrecorded" | message unit | global
+///     compute = "F" | "I" | "W" | "B" | "R"
+///     message = ("SEND" | "RECV" | "WAIT") "_" ("A" | "G")
+///     global  = "REDUCE_TIED" | "REDUCE_DP" | "STEP"
+///     unit    = "s" stage "m" microBatch ["c" chunk] ["r" recursion]      each letter joined to its number
+///
+/// for example `F s1 m3 c0`, `F s0 m2 c1 unrecorded`, `SEND_G s1 m3 c0`, `STEP`. An absent `c` or `r` means 0.
+///
+/// A message action carries the unit on its own side of the edge: `SEND_A s0 m3` sends what stage 0 computed for
+/// micro-batch 3 to stage 1, which takes it with `RECV_A s1 m3`; `SEND_G s1 m3` answers with the gradient,
+/// `RECV_G s0 m3`. Sends and receives only start a transfer. A receive is completed by the compute action that
+/// needs it; a send is completed, and its buffer given back, by the `WAIT` of the same letter and unit.
+public struct Action: Hashable, Sendable {
+    public enum Kind: UInt8, CaseIterable, Sendable {
+        case forward
+        case inputGradient
+        case weightGradient
+        /// `inputGradient`, then `weightGradient`.
+        case backward
+        /// Repeats a forward whose intermediate results were not kept.
+        case recompute
+        case sendActivation, sendGradient
+        case receiveActivation, receiveGradient
+        case waitActivation, waitGradient
+        case reduceTied
+        case reduceReplicas
+        case step
+    }
+
+    // 12 bytes: a schedule of 1024 stages and 4096 micro-batches has 8 million actions before lowering.
+    private let microBatchBits: UInt32
+    private let stageBits: UInt16
+    private let chunkBits: UInt16
+    private let recursionBits: UInt16
+    public let kind: Kind
+    /// For `forward`: whether intermediate results are kept for the backward. True for every other kind.
+    public let isRecorded: Bool
+
+    /// - Precondition: stage, chunk and recursion are below 2¹⁶, the micro-batch below 2³².
+    public init(_ kind: Kind, _ unit: UnitOfWork, recorded: Bool = true) {
+        require(
+            UInt16(exactly: unit.stage) != nil && UInt16(exactly: unit.chunk) != nil
+                && UInt16(exactly: unit.recursion) != nil && UInt32(exactly: unit.microBatch) != nil,
+            "Action: got unit \(unit); expected stage, chunk and recursion in 0..<65536, micro-batch in 0..<2^32")
+        self.kind = kind
+        microBatchBits = UInt32(unit.microBatch)
+        stageBits = UInt16(unit.stage)
+        chunkBits = UInt16(unit.chunk)
+        recursionBits = UInt16(unit.recursion)
+        isRecorded = recorded || kind != .forward
+    }
+
+    /// An action of the rank as a whole: `reduceTied`, `reduceReplicas` or `step`.
+    public init(_ kind: Kind) {
+        require(kind.isGlobal, "Action: got \(kind.text) without a unit; expected REDUCE_TIED, REDUCE_DP or STEP")
+        self.init(kind, UnitOfWork(stage: 0, microBatch: 0))
+    }
+
+    public var stage: Int { Int(stageBits) }
+    public var microBatch: Int { Int(microBatchBits) }
+    public var chunk: Int { Int(chunkBits) }
+    public var recursion: Int { Int(recursionBits) }
+    public var unit: UnitOfWork {
+        UnitOfWork(stage: stage, microBatch: microBatch, chunk: chunk, recursion: recursion)
+    }
+}
+
+extension Action.Kind {
+    /// The word used in schedule files and traces.
+    public var text: String {
+        switch self {
+        case .forward: "F"
+        case .inputGradient: "I"
+        case .weightGradient: "W"
+        case .backward: "B"
+        case .recompute: "R"
+        case .sendActivation: "SEND_A"
+        case .sendGradient: "SEND_G"
+        case .receiveActivation: "RECV_A"
+        case .receiveGradient: "RECV_G"
+        case .waitActivation: "WAIT_A"
+        case .waitGradient: "WAIT_G"
+        case .reduceTied: "REDUCE_TIED"
+        case .reduceReplicas: "REDUCE_DP"
+        case .step: "STEP"
+        }
+    }
+
+    /// Belongs to the rank, not to a unit of work.
+    public var isGlobal: Bool { self == .reduceTied || self == .reduceReplicas || self == .step }
+    /// F, I, W, B or R.
+    public var isCompute: Bool { rawValue <= Self.recompute.rawValue }
+    /// SEND, RECV or WAIT.
+    public var isMessage: Bool { !isCompute && !isGlobal }
+}
+
+extension Action: CustomStringConvertible {
+    public var description: String {
+        kind.isGlobal ? kind.text : "\(kind.text) \(unit)" + (isRecorded ? "" : " unrecorded")
+    }
+
+    /// Reads the text form; nil when it does not follow the grammar or a number is out of range.
+    public init?(_ text: some StringProtocol) {
+        var words = text.split(separator: " ", omittingEmptySubsequences: true)[...]
+        guard let name = words.popFirst(), let kind = Kind.allCases.first(where: { $0.text == name }) else {
+            return nil
+        }
+        if kind.isGlobal {
+            guard words.isEmpty else { return nil }
+            self.init(kind)
+            return
+        }
+        var recorded = true
+        if kind == .forward, words.last == "unrecorded" {
+            recorded = false
+            words.removeLast()
+        }
+        var numbers: [Character: Int] = [:]
+        for word in words {
+            let limit = word.first == "m" ? Int(UInt32.max) : Int(UInt16.max)
+            guard let letter = word.first, "smcr".contains(letter), numbers[letter] == nil,
+                let number = Int(word.dropFirst()), (0...limit).contains(number), word.dropFirst().first != "+"
+            else { return nil }
+            numbers[letter] = number
+        }
+        guard let stage = numbers["s"], let microBatch = numbers["m"] else { return nil }
+        let unit = UnitOfWork(
+            stage: stage, microBatch: microBatch, chunk: numbers["c"] ?? 0, recursion: numbers["r"] ?? 0)
+        self.init(kind, unit, recorded: recorded)
+    }
+}
+
+/// Stops the program when a caller broke a contract; unlike `precondition` it prints its message in release builds.
+@inline(__always)
+func require(
+    _ condition: Bool, _ message: @autoclosure () -> String, file: StaticString = #fileID, line: UInt = #line
+) {
+    if !condition { fatalError(message(), file: file, line: line) }
+}
