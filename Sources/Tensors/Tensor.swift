@@ -56,6 +56,9 @@ public struct Tensor {
         pointer.update(from: other.pointer, count: count)
     }
 
+    /// Copies `count` elements to the start.
+    public func copy(from source: UnsafePointer<Float>, count: Int) { pointer.update(from: source, count: count) }
+
     public func copied(pool: StoragePool, category: MemoryCategory = .activations) -> Tensor {
         let result = Tensor(shape, pool: pool, category: category)
         result.copy(from: self)

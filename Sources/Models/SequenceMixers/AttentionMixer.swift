@@ -18,6 +18,8 @@ public final class AttentionMixer: SequenceMixer {
     let rotaryTheta: Double?
     public let outputWidth: Int
     public let chunkingObstacle: String? = nil
+    /// Keys and values stay with their batch: carried on, they would grow without bound.
+    public let streamStateNames: [String] = []
     private let query, key, value, output: Linear
 
     public init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {

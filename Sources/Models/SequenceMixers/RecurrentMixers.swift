@@ -125,6 +125,7 @@ public final class LSTMMixer: SequenceMixer {
     public var outputWidth: Int { stack.outputWidth }
     public var chunkingObstacle: String? { stack.chunkingObstacle }
     public var savedPerToken: Int { stack.savedPerToken }
+    public var streamStateNames: [String] { stack.isBidirectional ? [] : ["h", "c"] }
     public func flopsPerToken(time: Int) -> Double { stack.flopsPerToken }
 
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
@@ -150,6 +151,7 @@ public final class GRUMixer: SequenceMixer {
     public var outputWidth: Int { stack.outputWidth }
     public var chunkingObstacle: String? { stack.chunkingObstacle }
     public var savedPerToken: Int { stack.savedPerToken + stack.hiddenSize }
+    public var streamStateNames: [String] { stack.isBidirectional ? [] : ["h"] }
     public func flopsPerToken(time: Int) -> Double { stack.flopsPerToken }
 
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
@@ -177,6 +179,7 @@ public final class RNNMixer: SequenceMixer {
     public var outputWidth: Int { stack.outputWidth }
     public var chunkingObstacle: String? { stack.chunkingObstacle }
     public var savedPerToken: Int { stack.savedPerToken }
+    public var streamStateNames: [String] { stack.isBidirectional ? [] : ["h"] }
     public func flopsPerToken(time: Int) -> Double { stack.flopsPerToken }
 
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {

@@ -19,6 +19,9 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
     /// Why the sequence axis cannot be cut into chunks, or nil when it can.
     var chunkingObstacle: String? { get }
 
+    /// Names of the state that survives from batch to batch when the data are streams; empty when none does.
+    var streamStateNames: [String] { get }
+
     /// - Parameters:
     ///   - x: `[B·T, D]`, row `b·T + t`.
     ///   - carry: state after the previous chunk; empty at a sequence's start.

@@ -1,0 +1,106 @@
+import Communication
+import Foundation
+import Kernels
+import Models
+import Pipeline
+import Tensors
+
+/// What `seqtrain bench` reports.
+public struct BenchResult: Sendable {
+    /// Sorted by name of meaning, not alphabet: the order of the JSON object.
+    public let fields: [(String, JSONValue)]
+    public let text: String
+
+    public var json: JSONValue { .object(fields) }
+}
+
+/// Throughput of whole training steps: forward, backward, norm, update.
+enum Bench {
+    /// Collective.
+    static func measure(session: Session, data: DataSet, warmup: Int, steps: Int) throws -> BenchResult {
+        let communicator = session.communicator
+        session.materializeParameters()
+        session.prepareOptimizer()
+        session.runtime.keepsCarryAcrossBatches = data.isStream
+        // Ranks share cores with each other: each measures the peak while the others wait.
+        var peaks: [Double] = []
+        for rank in 0..<communicator.size {
+            if rank == communicator.rank { peaks.append(GEMM.measurePeak()) }
+            try communicator.barrier()
+        }
+        let peak = try communicator.allGather(peaks[0]).reduce(0, max)
+
+        var seconds: [Double] = []
+        var bubbles: [Double] = []
+        var tokens = 0
+        var sentBefore = 0
+        var allocationsBefore = 0
+        for step in 1...warmup + steps {
+            let batch = try data.trainingBatch(step: step)
+            if step == warmup + 1 {
+                sentBefore = session.bytesSent
+                allocationsBefore = session.context.pool.systemAllocationCount
+            }
+            // The last rank to finish sets the time of a step.
+            try communicator.barrier()
+            let result = try session.trainStep(batch, step: step, rate: session.run.learningRate.rate(step: step))
+            let slowest = try communicator.maximum(result.seconds)
+            if step > warmup {
+                seconds.append(slowest)
+                bubbles.append(result.bubble)
+            }
+            tokens = result.tokenCount
+        }
+        let allocations = session.context.pool.systemAllocationCount - allocationsBefore
+        let peakMemory = try communicator.allGather(Double(session.context.pool.peakBytes))
+        let planned = session.plan.predictedPeakBytes
+        let sent = try communicator.allGather(Double(session.bytesSent - sentBefore) / Double(steps))
+        let newBuffers = try communicator.allGather(Double(allocations))
+        let bubble = try communicator.maximum(bubbles.sorted()[bubbles.count / 2])
+
+        let sorted = seconds.sorted()
+        let median = sorted[sorted.count / 2]
+        let flopsPerToken = session.model.trainingFLOPsPerToken(time: session.run.train.sequenceLength)
+        let flops = flopsPerToken * Double(tokens) / median
+        let threads = session.context.threads.threadCount
+        let parallel = session.run.parallel
+        let predicted = session.plan.simulation.bubbleFraction
+
+        func rate(_ seconds: Double) -> JSONValue { .double(Double(tokens) / seconds) }
+        let fields: [(String, JSONValue)] = [
+            ("tokens_per_second", rate(median)),
+            ("tokens_per_second_min", rate(sorted.last!)),
+            ("tokens_per_second_max", rate(sorted[0])),
+            ("step_seconds", .double(median)),
+            ("model_flops_per_token", .double(flopsPerToken)),
+            ("flops_per_second", .double(flops)),
+            ("gemm_peak_flops_per_second", .double(peak)),
+            ("utilisation", .double(flops / (peak * Double(threads * communicator.size)))),
+            ("peak_memory_bytes", .array(peakMemory.map { .int(Int($0)) })),
+            ("planned_memory_bytes", .array(planned.map { .int($0) })),
+            ("bubble_fraction_measured", .double(bubble)),
+            ("bubble_fraction_predicted", .double(predicted)),
+            ("bytes_sent", .array(sent.map { .int(Int($0)) })),
+            ("buffer_allocations_after_warmup", .array(newBuffers.map { .int(Int($0)) })),
+            ("parameters", .int(session.model.registry.elementCount)),
+            ("ranks", .int(communicator.size)),
+            ("threads", .int(threads)),
+            ("micro_batches", .int(parallel.microBatches)),
+            ("chunks", .int(parallel.chunks)),
+            ("schedule", .string(parallel.schedule)),
+            ("kernel_variant", .string(KernelVariant.current.description)),
+        ]
+        let text = String(
+            format: """
+                %.0f tokens/s (median of %d steps, %.0f to %.0f), %.1f ms per step
+                %.1f GFLOP/s of %.1f GFLOP/s measured GEMM peak per core: %.0f %% on %d ranks × %d threads
+                bubble %.1f %% measured, %.1f %% predicted; peak memory %@ per rank (planned %@)
+                """,
+            Double(tokens) / median, steps, Double(tokens) / sorted.last!, Double(tokens) / sorted[0], 1e3 * median,
+            flops / 1e9, peak / 1e9, 100 * flops / (peak * Double(threads * communicator.size)), communicator.size,
+            threads, 100 * bubble, 100 * predicted,
+            peakMemory.map { ModelDescription.bytes(Int($0)) }.joined(separator: ", "),
+            planned.map { ModelDescription.bytes($0) }.joined(separator: ", "))
+        return BenchResult(fields: fields, text: text)
+    }
+}

@@ -1,0 +1,42 @@
+import Models
+import Pipeline
+
+/// The text of `seqtrain plan`: cut, timeline, predicted bubble and memory.
+enum PlanDescription {
+    static func text(model: Model, run: RunConfiguration, stageCount: Int) throws -> String {
+        let copies = run.optimizer.kind == .sgd ? (run.optimizer.momentum > 0 ? 1 : 0) : 2
+        let plan = try RunPlan(model: model, run: run, stageCount: stageCount, optimizerCopies: copies)
+        let simulation = plan.simulation
+        var lines = [
+            "\(run.parallel.schedule), \(stageCount) stages, \(run.parallel.microBatches) micro-batches"
+                + (run.parallel.chunks > 1 ? " × \(run.parallel.chunks) chunks" : "")
+                + ", re-materialisation \(run.parallel.rematerialization.rawValue)",
+            "",
+        ]
+        let work = plan.stageCosts.map { $0.forward + $0.inputGradient + $0.weightGradient }
+        let mean = work.reduce(0, +) / Double(work.count)
+        for (stage, layers) in plan.stageLayers.enumerated() {
+            let names = [model.layers[layers.lowerBound].name, model.layers[layers.upperBound - 1].name]
+            lines.append(
+                "stage \(stage): layers \(layers.lowerBound)-\(layers.upperBound - 1) (\(names[0])"
+                    + (layers.count > 1 ? " … \(names[1])" : "") + "), load \(ModelDescription.fixed(work[stage] / mean, 2))"
+                    + ", parameters with gradients and optimiser \(ModelDescription.bytes(plan.stateBytes[stage]))"
+                    + ", activations \(ModelDescription.bytes(simulation.ranks[stage].peakBytes))"
+                    + " in \(simulation.ranks[stage].peakUnits) units, peak \(ModelDescription.bytes(plan.predictedPeakBytes[stage]))")
+        }
+        lines += [
+            "",
+            "predicted bubble \(ModelDescription.fixed(100 * simulation.bubbleFraction, 1)) %"
+                + " (uniform stages: \(ModelDescription.fixed(100 * idealBubble(run, stageCount), 1)) %)",
+        ]
+        if plan.training.shape.unitsPerStage * stageCount <= 1024 {
+            lines += ["", ScheduleDrawing.text(plan.training)]
+        }
+        return lines.joined(separator: "\n")
+    }
+
+    /// `(p − 1) / (m·k + p − 1)`, fill-drain and 1F1B alike.
+    private static func idealBubble(_ run: RunConfiguration, _ stageCount: Int) -> Double {
+        Double(stageCount - 1) / Double(run.parallel.microBatches * run.parallel.chunks + stageCount - 1)
+    }
+}
