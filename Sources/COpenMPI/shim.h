@@ -1,1 +1,3 @@
-#include <mpi.h>
+// Exists for its pkg-config flags only (see Package.swift). CMPI includes mpi.h itself; no Swift file
+// imports this module, so that no MPI macro reaches Swift.
+#pragma once

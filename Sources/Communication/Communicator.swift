@@ -1,0 +1,71 @@
+/// One rank's end of a job: it moves bytes between ranks and knows nothing of what they mean.
+///
+/// The contract is the same for every transport, and `CommunicationSelfTest` checks it:
+/// * One thread drives a rank; all calls come from that thread.
+/// * Messages match by (source, destination, tag) and keep their order within that triple. Ranks may send to themselves.
+/// * `send` and `receive` only start a message. Whether a send completes before its receive is posted is left
+///   open, so programs must not rely on it.
+/// * A receive states the exact length; any other length is an error.
+/// * No call blocks for ever: waiting fails after `timeout`, when a rank aborts, or when the peer has ended.
+/// * The collective operations (Communicator+Collectives.swift) must be called by all ranks in the same order.
+public protocol Communicator: AnyObject, Sendable {
+    var rank: Int { get }
+    var size: Int { get }
+    /// This rank's index among the ranks that share memory with it.
+    var localRank: Int { get }
+    /// How many ranks share memory with this one, itself included.
+    var localSize: Int { get }
+    /// The cores that these ranks share; `max(1, localCoreCount / localSize)` threads per rank fill the node.
+    var localCoreCount: Int { get }
+    /// Tags are `0 ... largestTag`.
+    var largestTag: Int { get }
+    /// How requests wait; its `timeout` may be changed at any time.
+    var policy: WaitPolicy { get }
+
+    /// Starts a message; `send` and `receive` are the convenient forms.
+    func start(_ message: Message, at buffer: UnsafeMutableRawPointer?) throws(CommunicationError) -> Request
+
+    /// Drives progress of started messages; to be called between pieces of work, because transports make none in the
+    /// background. Throws `.aborted` where the transport can tell that another rank has ended the job.
+    func poke() throws(CommunicationError)
+
+    /// Ends the whole job: every rank stops waiting, and processes exit with `exitCode`. Under MPI it does not return; in
+    /// process it does, and the caller should then leave.
+    func abort(exitCode: Int32, message: String)
+}
+
+extension Communicator {
+    /// Seconds a wait lasts before it fails with `.timedOut`.
+    public var timeout: Double {
+        get { policy.timeout }
+        set { policy.timeout = newValue }
+    }
+
+    /// Starts sending `bytes`, which must stay alive and unchanged until the request has completed. Not collective.
+    public func send(
+        _ bytes: UnsafeRawBufferPointer, to peer: Int, tag: Int, file: String = #fileID, line: Int = #line
+    ) throws(CommunicationError) -> Request {
+        try begin(
+            .send, UnsafeMutableRawBufferPointer(mutating: bytes), peer: peer, tag: tag, channel: .pointToPoint, file, line)
+    }
+
+    /// Starts receiving exactly `buffer.count` bytes into `buffer`, which must stay alive and untouched until the
+    /// request has completed. Not collective.
+    public func receive(
+        into buffer: UnsafeMutableRawBufferPointer, from peer: Int, tag: Int, file: String = #fileID, line: Int = #line
+    ) throws(CommunicationError) -> Request {
+        try begin(.receive, buffer, peer: peer, tag: tag, channel: .pointToPoint, file, line)
+    }
+
+    func begin(
+        _ direction: Message.Direction, _ buffer: UnsafeMutableRawBufferPointer, peer: Int, tag: Int,
+        channel: Message.Channel, _ file: String, _ line: Int
+    ) throws(CommunicationError) -> Request {
+        let message = Message(
+            direction: direction, rank: rank, peer: peer, tag: tag, byteCount: buffer.count, channel: channel, file: file,
+            line: line)
+        guard peer >= 0 && peer < size else { throw .invalidPeer(message, rankCount: size) }
+        guard tag >= 0 && tag <= largestTag else { throw .invalidTag(message, largest: largestTag) }
+        return try start(message, at: buffer.baseAddress)
+    }
+}

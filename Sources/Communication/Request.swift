@@ -1,0 +1,130 @@
+import Synchronization
+
+/// The transport's half of a ``Request``.
+public protocol PendingOperation: AnyObject {
+    /// Makes progress; true once the message has completed. Not called again after true or an error.
+    func poll() throws(CommunicationError) -> Bool
+    /// Gives the message up: afterwards the transport no longer touches the buffer, except for an MPI send.
+    func abandon()
+}
+
+/// How a communicator's requests wait, and where they report that nobody waited for them.
+public final class WaitPolicy: Sendable {
+    /// Whether ranks outnumber cores on this node.
+    public let oversubscribed: Bool
+    private let timeoutBits: Atomic<UInt64>
+    private let dropped = Mutex<[Message]>([])
+
+    public init(timeout: Double, oversubscribed: Bool) {
+        timeoutBits = Atomic(timeout.bitPattern)
+        self.oversubscribed = oversubscribed
+    }
+
+    /// Seconds a wait lasts before it fails with `.timedOut`.
+    public var timeout: Double {
+        get { Double(bitPattern: timeoutBits.load(ordering: .relaxed)) }
+        set { timeoutBits.store(newValue.bitPattern, ordering: .relaxed) }
+    }
+
+    func report(dropped message: Message) { dropped.withLock { $0.append(message) } }
+
+    /// The messages that were started and dropped before they had completed.
+    public var droppedMessages: [Message] { dropped.withLock { $0 } }
+}
+
+/// A started message. Its buffer must stay alive and (for a receive) untouched until the request has completed.
+///
+/// A request belongs to the thread that drives its rank. It ends in exactly one of three ways: completed, failed
+/// (every later call throws the same error), or dropped: released while pending, which is an error that the
+/// communicator reports, with the place where the message was started, when the rank ends well.
+public final class Request {
+    public let message: Message
+    private let operation: any PendingOperation
+    private let policy: WaitPolicy
+    private enum State { case pending, completed, failed(CommunicationError) }
+    private var state = State.pending
+
+    public init(_ message: Message, operation: any PendingOperation, policy: WaitPolicy) {
+        self.message = message
+        self.operation = operation
+        self.policy = policy
+    }
+
+    deinit {
+        if case .pending = state {
+            operation.abandon()
+            policy.report(dropped: message)
+        }
+    }
+
+    /// Makes progress and tells whether the message has completed.
+    public func test() throws(CommunicationError) -> Bool {
+        switch state {
+        case .completed: return true
+        case .failed(let error): throw error
+        case .pending: break
+        }
+        do throws(CommunicationError) {
+            guard try operation.poll() else { return false }
+        } catch {
+            state = .failed(error)
+            throw error
+        }
+        state = .completed
+        return true
+    }
+
+    /// Waits until the message has completed, spinning first and sleeping later.
+    /// - Parameter timeout: seconds; the communicator's own if nil.
+    public func wait(timeout: Double? = nil) throws(CommunicationError) {
+        if try test() { return }
+        let limit = timeout ?? policy.timeout
+        let backoff = Backoff(oversubscribed: policy.oversubscribed)
+        while try !test() {
+            let waited = backoff.pause()
+            if waited > limit { throw fail(after: waited) }
+        }
+    }
+
+    /// Waits until all have completed. The first error or timeout of any of them ends the wait.
+    public static func waitAll(_ requests: [Request], timeout: Double? = nil) throws(CommunicationError) {
+        var pending = try requests.filterPending()
+        guard let policy = pending.first?.policy else { return }
+        let limit = timeout ?? policy.timeout
+        let backoff = Backoff(oversubscribed: policy.oversubscribed)
+        while true {
+            pending = try pending.filterPending()
+            guard let first = pending.first else { return }
+            let waited = backoff.pause()
+            if waited > limit { throw first.fail(after: waited) }
+        }
+    }
+
+    /// Waits until at least one has completed and returns the first such index.
+    /// - Precondition: `requests` is not empty.
+    public static func waitAny(_ requests: [Request], timeout: Double? = nil) throws(CommunicationError) -> Int {
+        guard let policy = requests.first?.policy else { fatalError("Request.waitAny: got no requests; expected at least one") }
+        let limit = timeout ?? policy.timeout
+        let backoff = Backoff(oversubscribed: policy.oversubscribed)
+        while true {
+            for (index, request) in requests.enumerated() where try request.test() { return index }
+            let waited = backoff.pause()
+            if waited > limit { throw requests[0].fail(after: waited) }
+        }
+    }
+
+    private func fail(after seconds: Double) -> CommunicationError {
+        operation.abandon()
+        let error = CommunicationError.timedOut(message, waitedSeconds: seconds)
+        state = .failed(error)
+        return error
+    }
+}
+
+extension [Request] {
+    fileprivate func filterPending() throws(CommunicationError) -> [Request] {
+        var pending: [Request] = []
+        for request in self where try !request.test() { pending.append(request) }
+        return pending
+    }
+}
