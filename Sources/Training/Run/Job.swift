@@ -8,7 +8,7 @@ import Tensors
 /// One rank's view of what the command line asked for: the configuration, the model, the data, and
 /// what can be done with them. The command-line tool parses arguments and calls this.
 public final class Job {
-    public let run: RunConfiguration
+    public private(set) var run: RunConfiguration
     public let communicator: any Communicator
     private let root: ConfigurationReader
     private let modelReader: ConfigurationReader
@@ -129,6 +129,10 @@ public final class Job {
         let session: Session
         if let batch {
             let tokens = try Collective.agree(communicator) { try Probe.readBatch(batch) }
+            // The file decides the sizes.
+            run.train.batchSize = tokens.rows
+            run.train.sequenceLength = tokens.time
+            run.parallel.microBatches = min(run.parallel.microBatches, tokens.rows)
             session = try openSession(dataVocabularySize: nil, readsData: false)
             source = .given(tokens)
         } else {

@@ -1,0 +1,161 @@
+import Communication
+import Foundation
+import Models
+import Pipeline
+import Tensors
+
+/// One forward and backward without an update, as a file that other frameworks can read: how anyone
+/// checks a model, and how our own tests compare rank counts byte by byte.
+///
+/// float32: `param.<name>`, `grad.<name>`, `output` `[B, T, V]`, `loss` (nats per counted token, a
+/// scalar), `carry.<i>.<name>` `[L, B, H]`; int64: `batch.inputs`, `batch.targets` `[B, T]`. Tensors stand
+/// in canonical order; the bytes do not depend on ranks or threads.
+enum Probe {
+    enum BatchSource {
+        case data(DataSet)
+        case given(TokenBatch)
+    }
+
+    /// Reads `batch.inputs` and `batch.targets`, `[B, T]` integers of equal shape.
+    static func readBatch(_ path: String) throws -> TokenBatch {
+        let file = try SafeTensorsFile(path)
+        let inputs = try file.integers("batch.inputs")
+        let targets = try file.integers("batch.targets")
+        guard inputs.shape.count == 2, inputs.shape == targets.shape else {
+            throw RunError.usage(
+                "\(path): batch.inputs has shape \(inputs.shape), batch.targets \(targets.shape); expected one shape [B, T]")
+        }
+        return TokenBatch(
+            rows: inputs.shape[0], time: inputs.shape[1], inputs: inputs.values.map(Int32.init(truncatingIfNeeded:)),
+            targets: targets.values.map(Int32.init(truncatingIfNeeded:)),
+            restarts: Array(repeating: true, count: inputs.shape[0]))
+    }
+
+    /// Collective; rank 0 writes.
+    static func write(session: Session, source: BatchSource, parameters path: String?, to out: String) throws {
+        let communicator = session.communicator
+        session.materializeParameters()
+        if let path { try Collective.agree(communicator) { try load(path, session) } }
+        let batch = try Collective.agree(communicator) {
+            switch source {
+            case .data(let data): return try data.trainingBatch(step: 1)
+            case .given(let batch):
+                try check(batch, session)
+                return batch
+            }
+        }
+        session.runtime.keepsCarryAcrossBatches = true
+        let vocabulary = session.model.vocabularySize
+        let isLast = session.rank == communicator.size - 1
+        if isLast { session.runtime.capturedLogits = session.context.tensor(Shape(batch.rows, batch.time, vocabulary)) }
+        var gradients: [Int: Tensor] = [:]
+        let result = try session.trainStep(batch, step: 1, rate: 0) { reduced in
+            gradients = reduced.mapValues { $0.copied(pool: session.context.pool, category: .gradients) }
+        }
+
+        var collector = Collector(communicator: communicator)
+        for (index, parameter) in session.model.registry.parameters.enumerated() {
+            collector.add("param.\(parameter.name)", parameter.shape.dimensions, owner: session.tied.owner(index)) {
+                parameter.value
+            }
+        }
+        for (index, parameter) in session.model.registry.parameters.enumerated() {
+            collector.add("grad.\(parameter.name)", parameter.shape.dimensions, owner: session.tied.owner(index)) {
+                gradients[index]!
+            }
+        }
+        collector.add("output", [batch.rows, batch.time, vocabulary], owner: communicator.size - 1) {
+            session.runtime.capturedLogits!
+        }
+        let state = StreamState.collect(session)
+        try collector.addEverywhere(state.tensors)
+
+        try collector.write(
+            to: out,
+            integers: [
+                ("batch.inputs", [batch.rows, batch.time], batch.inputs.map(Int64.init)),
+                ("batch.targets", [batch.rows, batch.time], batch.targets.map(Int64.init)),
+            ],
+            scalars: [("loss", Float(result.loss))])
+    }
+
+    private static func check(_ batch: TokenBatch, _ session: Session) throws {
+        let size = Int32(session.model.vocabularySize)
+        if let bad = batch.inputs.first(where: { $0 < 0 || $0 >= size }) ?? batch.targets.first(where: { $0 >= size }) {
+            throw RunError.usage("the batch file holds token \(bad); model.vocabulary_size is \(size)")
+        }
+    }
+
+    private static func load(_ path: String, _ session: Session) throws {
+        let file = try SafeTensorsFile(path)
+        for (_, parameter) in session.heldParameters {
+            try file.floats("param.\(parameter.name)", shape: parameter.shape.dimensions, into: parameter.value.pointer)
+        }
+    }
+}
+
+/// Brings tensors from the ranks that own them to rank 0's file, one at a time.
+private struct Collector {
+    private struct Entry {
+        let name: String
+        let shape: [Int]
+        let owner: Int
+        let tensor: () -> Tensor
+    }
+
+    let communicator: any Communicator
+    private var entries: [Entry] = []
+
+    init(communicator: any Communicator) { self.communicator = communicator }
+
+    /// Declared alike on every rank; `tensor` is asked for on the owner only.
+    mutating func add(_ name: String, _ shape: [Int], owner: Int, _ tensor: @escaping () -> Tensor) {
+        entries.append(Entry(name: name, shape: shape, owner: owner, tensor: tensor))
+    }
+
+    /// Tensors that only their owner knows of. Collective.
+    mutating func addEverywhere(_ tensors: [(name: String, tensor: Tensor)]) throws {
+        let mine = tensors.map { "\($0.name) \($0.tensor.shape.dimensions.map(String.init).joined(separator: " "))" }
+        let all = try communicator.allGather(Array(mine.joined(separator: "\n").utf8))
+        for (owner, bytes) in all.enumerated() {
+            for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
+                let words = line.split(separator: " ").map(String.init)
+                add(words[0], words.dropFirst().map { Int($0)! }, owner: owner) {
+                    tensors.first { $0.name == words[0] }!.tensor
+                }
+            }
+        }
+    }
+
+    /// Collective. Rank 0 writes; a failure there ends all ranks.
+    func write(to path: String, integers: [(String, [Int], [Int64])], scalars: [(String, Float)]) throws {
+        let isWriter = communicator.rank == 0
+        var writer: SafeTensorsWriter?
+        try Collective.agree(communicator) {
+            guard isWriter else { return }
+            var declared: [SafeTensorsWriter.Entry] = []
+            declared += entries.map { .init(name: $0.name, type: .float32, shape: $0.shape) }
+            declared += integers.map { .init(name: $0.0, type: .int64, shape: $0.1) }
+            declared += scalars.map { .init(name: $0.0, type: .float32, shape: []) }
+            writer = try SafeTensorsWriter(path, declared)
+        }
+        for entry in entries {
+            let count = entry.shape.reduce(1, *)
+            if entry.owner == communicator.rank {
+                let tensor = entry.tensor()
+                let bytes = UnsafeRawBufferPointer(start: tensor.pointer, count: count * 4)
+                if isWriter { try writer?.write(bytes) } else { try communicator.send(bytes, to: 0, tag: 0).wait() }
+            } else if isWriter {
+                let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: count * 4, alignment: 64)
+                defer { buffer.deallocate() }
+                try communicator.receive(into: buffer, from: entry.owner, tag: 0).wait()
+                try writer?.write(UnsafeRawBufferPointer(buffer))
+            }
+        }
+        try Collective.agree(communicator) {
+            for (_, _, values) in integers { try values.withUnsafeBytes { try writer?.write($0) } }
+            for (_, value) in scalars { try withUnsafeBytes(of: value) { try writer?.write($0) } }
+            _ = try writer?.finish()
+        }
+    }
+}
