@@ -34,14 +34,14 @@ public final class WaitPolicy: Sendable {
 
 /// A started message. Its buffer must stay alive and (for a receive) untouched until the request has completed.
 ///
-/// A request belongs to the thread that drives its rank. It ends in exactly one of three ways: completed, failed
+/// A request belongs to the thread that drives its rank. It ends in one of four ways: completed, cancelled, failed
 /// (every later call throws the same error), or dropped: released while pending, which is an error that the
 /// communicator reports, with the place where the message was started, when the rank ends well.
 public final class Request {
     public let message: Message
     private let operation: any PendingOperation
     private let policy: WaitPolicy
-    private enum State { case pending, completed, failed(CommunicationError) }
+    private enum State { case pending, completed, cancelled, failed(CommunicationError) }
     private var state = State.pending
 
     public init(_ message: Message, operation: any PendingOperation, policy: WaitPolicy) {
@@ -62,6 +62,7 @@ public final class Request {
         switch state {
         case .completed: return true
         case .failed(let error): throw error
+        case .cancelled: fatalError("Request.test: \(message) was cancelled; expected a pending or completed request")
         case .pending: break
         }
         do throws(CommunicationError) {
@@ -72,6 +73,13 @@ public final class Request {
         }
         state = .completed
         return true
+    }
+
+    /// Gives up a message that has not completed, on purpose. MPI may still read the buffer of a send.
+    public func cancel() {
+        guard case .pending = state else { return }
+        operation.abandon()
+        state = .cancelled
     }
 
     /// Waits until the message has completed, spinning first and sleeping later.
