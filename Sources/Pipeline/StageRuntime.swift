@@ -329,27 +329,33 @@ extension StageRuntime: StageExecutor {
         live.removeValue(forKey: unit)
     }
 
-    public func receiveBuffer(_ edge: Edge) throws -> UnsafeMutableRawBufferPointer {
-        let layer = edge.kind == .activation ? stageLayers[edge.unit.stage].lowerBound - 1 : stageLayers[edge.unit.stage].upperBound - 1
-        let tensor = context.tensor(Shape(cut.tokens(edge.unit), model.outputWidth(ofLayer: layer)), .messages)
-        mailbox[slot(edge)] = tensor
+    public func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer {
+        // Either way the message has the width of what the lower of the two stages puts out.
+        let lower = min(message.fromStage, message.toStage)
+        let width = model.outputWidth(ofLayer: stageLayers[lower].upperBound - 1)
+        let tensor = context.tensor(Shape(cut.tokens(message.consumer), width), .messages)
+        mailbox[slot(message)] = tensor
         return bytes(tensor)
     }
 
-    public func received(_ edge: Edge) throws {}
+    public func received(_ message: StageMessage) throws {}
 
-    public func sendBuffer(_ edge: Edge) throws -> UnsafeRawBufferPointer {
-        guard let tensor = mailbox[slot(edge)] else { fatalError("StageRuntime.sendBuffer: nothing to send for \(edge)") }
+    public func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer {
+        guard let tensor = mailbox[slot(message)] else {
+            fatalError("StageRuntime.sendBuffer: nothing to send to \(message.consumer)")
+        }
         return UnsafeRawBufferPointer(bytes(tensor))
     }
 
-    public func sent(_ edge: Edge) throws { mailbox.removeValue(forKey: slot(edge)) }
+    public func sent(_ message: StageMessage) throws { mailbox.removeValue(forKey: slot(message)) }
 
     public func reduceTied() throws { try onReduceTied?() }
 
     public func step() throws { try onStep?() }
 
-    private func slot(_ edge: Edge) -> Slot { edge.kind == .activation ? .activation(edge.unit) : .gradient(edge.unit) }
+    private func slot(_ message: StageMessage) -> Slot {
+        message.kind == .activation ? .activation(message.consumer) : .gradient(message.consumer)
+    }
 
     private func bytes(_ tensor: Tensor) -> UnsafeMutableRawBufferPointer {
         UnsafeMutableRawBufferPointer(start: tensor.pointer, count: tensor.count * MemoryLayout<Float>.stride)

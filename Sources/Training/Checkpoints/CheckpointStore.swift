@@ -9,7 +9,7 @@ import Tensors
 ///
 /// A checkpoint holds `model-*.safetensors` with `model.safetensors.index.json` (Hugging Face layout),
 /// `optimizer-*.safetensors`, `stream-*.safetensors` for the state of streams, `vocabulary.json`,
-/// `state.json`, and `checksums.json` over all of them. Tensors are keyed by canonical names, so any
+/// `state.json`, and `manifest.json` with their checksums. Tensors are keyed by canonical names, so any
 /// number of ranks can resume from it. It is written beside, synced, and renamed; `latest` then names
 /// it. The ranks' nodes must share the directory.
 public final class CheckpointStore {
@@ -41,105 +41,121 @@ public final class CheckpointStore {
     public func save(step: Int) throws -> String {
         let name = Self.name(step)
         let final = directory + "/" + name
-        let partial = directory + "/" + name + ".partial"
+        var atomic: AtomicDirectory?
         try Collective.agree(communicator) {
-            guard isFirst else { return }
-            if FileSystem.exists(partial) { try FileSystem.removeTree(partial) }
-            try FileSystem.createDirectories(partial)
+            if isFirst { atomic = try AtomicDirectory(final, token: "writing") }
         }
-        let manifest = try Collective.agree(communicator) { try writeShards(in: partial) }
-        let manifests = try communicator.gather(Array(manifest.joined(separator: "\n").utf8), root: 0)
+        let report = try Collective.agree(communicator) { try writeShards(in: final + ".partial-writing") }
+        let reports = try communicator.gather(Array(JSON.array(report.map(\.json)).text.utf8), root: 0)
         try Collective.agree(communicator) {
-            guard let manifests else { return }
-            try complete(partial, step: step, manifests.map { String(decoding: $0, as: UTF8.self) })
-            if FileSystem.exists(final) { try FileSystem.removeTree(final) }
-            try FileSystem.rename(partial, to: final)
-            try FileSystem.synchronizeDirectory(directory)
+            guard let reports, let atomic else { return }
+            let shards = try reports.flatMap { try JSON(parsing: $0).array!.map(Shard.init) }
+            try complete(atomic.path, step: step, shards)
+            try atomic.commit()
             try FileSystem.replace(directory + "/latest", with: Array((name + "\n").utf8))
             try prune(keeping: name)
         }
         return final
     }
 
-    /// Lines `file checksum` and `tensor file name bytes` for what this rank wrote.
-    private func writeShards(in path: String) throws -> [String] {
+    /// One file that one rank wrote, and what is in it.
+    private struct Shard {
+        let kind: String
+        let file: ChecksumManifest.Entry
+        let tensors: [String]
+        let byteCount: Int
+
+        init(kind: String, file: ChecksumManifest.Entry, tensors: [String], byteCount: Int) {
+            self.kind = kind
+            self.file = file
+            self.tensors = tensors
+            self.byteCount = byteCount
+        }
+
+        init(_ json: JSON) {
+            kind = json["kind"]!.string!
+            file = .init(
+                name: json["name"]!.string!, byteCount: json["bytes"]!.int!, checksum: json["checksum"]!.string!)
+            tensors = json["tensors"]!.array!.map { $0.string! }
+            byteCount = json["tensor_bytes"]!.int!
+        }
+
+        var json: JSON {
+            .object([
+                .init("kind", .string(kind)), .init("name", .string(file.name)), .init("bytes", .int(file.byteCount)),
+                .init("checksum", .string(file.checksum)), .init("tensors", .array(tensors.map(JSON.string))),
+                .init("tensor_bytes", .int(byteCount)),
+            ])
+        }
+    }
+
+    private func writeShards(in path: String) throws -> [Shard] {
         let owned = session.heldParameters.filter { session.tied.owner($0.index) == session.rank }
-        let suffix = "\(Self.padded(session.rank + 1))-of-\(Self.padded(communicator.size))"
-        var lines: [String] = []
+        var shards: [Shard] = []
         func write(_ kind: String, _ tensors: [(name: String, tensor: Tensor)]) throws {
             guard !tensors.isEmpty else { return }
-            let file = "\(kind)-\(suffix).safetensors"
-            let writer = try SafeTensorsWriter(
-                path + "/" + file,
-                tensors.map { .init(name: $0.name, type: .float32, shape: $0.tensor.shape.dimensions) })
-            for (_, tensor) in tensors {
-                try writer.write(UnsafeRawBufferPointer(start: tensor.pointer, count: tensor.count * 4))
-            }
-            lines.append("file \(file) \(try writer.finish())")
-            lines += tensors.map { "tensor \(file) \($0.name) \($0.tensor.count * 4)" }
+            let file = SafeTensorsIndex.fileName(prefix: kind, shard: session.rank, of: communicator.size)
+            let entries = tensors.map { SafeTensorsEntry(name: $0.name, shape: $0.tensor.shape.dimensions) }
+            let writer = try SafeTensorsWriter(path + "/" + file, entries: entries)
+            for (name, tensor) in tensors { try writer.write(name, tensor.pointer, count: tensor.count) }
+            shards.append(
+                Shard(
+                    kind: kind, file: try writer.finish(), tensors: tensors.map(\.name),
+                    byteCount: entries.reduce(0) { $0 + $1.byteCount }))
         }
-        try write("model", owned.map { ($0.parameter.name, $0.parameter.value) })
+        try write(Self.modelKind, owned.map { ($0.parameter.name, $0.parameter.value) })
         try write(
-            "optimizer",
+            Self.optimizerKind,
             owned.flatMap { entry in
                 session.optimizer.stateNames.map {
                     ("\(entry.parameter.name).\($0)", session.optimizer.state[entry.parameter.name]![$0]!)
                 }
             })
-        if session.runtime.keepsCarryAcrossBatches { try write("stream", StreamState.collect(session).tensors) }
-        return lines
+        if session.runtime.keepsCarryAcrossBatches { try write(Self.streamKind, StreamState.collect(session).tensors) }
+        return shards
     }
 
-    private func complete(_ path: String, step: Int, _ manifests: [String]) throws {
-        var checksums: [(String, JSONValue)] = []
-        var weights: [String: [(String, JSONValue)]] = [:]
-        var bytes = 0
-        for line in manifests.flatMap({ $0.split(separator: "\n") }) {
-            let words = line.split(separator: " ").map(String.init)
-            if words[0] == "file" {
-                checksums.append((words[1], .string(words[2])))
-            } else {
-                let kind = String(words[1].prefix { $0 != "-" })
-                weights[kind, default: []].append((words[2], .string(words[1])))
-                if kind == "model" { bytes += Int(words[3])! }
-            }
+    private func complete(_ path: String, step: Int, _ shards: [Shard]) throws {
+        var manifest = ChecksumManifest(entries: shards.map(\.file))
+        func add(_ name: String) throws {
+            let bytes = try FileSystem.read(path + "/" + name)
+            manifest.entries.append(
+                .init(name: name, byteCount: bytes.count, checksum: Checksum(of: bytes).description))
+        }
+        for kind in [Self.modelKind, Self.optimizerKind, Self.streamKind] {
+            let mine = shards.filter { $0.kind == kind }
+            guard !mine.isEmpty else { continue }
+            let index = SafeTensorsIndex(
+                shards: mine.flatMap { shard in shard.tensors.map { ($0, shard.file.name) } }.sorted { $0.0 < $1.0 },
+                totalByteCount: mine.reduce(0) { $0 + $1.byteCount })
+            try index.write(to: path + "/\(kind).safetensors.index.json")
+            try add("\(kind).safetensors.index.json")
         }
         func write(_ name: String, _ text: String) throws {
-            let content = Array(text.utf8)
-            try FileSystem.write(content, to: path + "/" + name)
-            checksums.append((name, .string("\(Checksum(of: content))")))
+            try FileSystem.write(Array(text.utf8), to: path + "/" + name)
+            try add(name)
         }
-        func index(_ kind: String, _ totalSize: Int?) -> String {
-            let metadata = totalSize.map { [("metadata", JSONValue.object([("total_size", .int($0))]))] } ?? []
-            let map = (weights[kind] ?? []).sorted { $0.0 < $1.0 }
-            return JSONValue.object(metadata + [("weight_map", .object(map))]).text + "\n"
-        }
-        try write("model.safetensors.index.json", index("model", bytes))
-        try write("optimizer.safetensors.index.json", index("optimizer", nil))
-        try write("stream.safetensors.index.json", index("stream", nil))
         try write("vocabulary.json", data.vocabulary.json)
         if let resolvedConfiguration { try write("config.yaml", resolvedConfiguration) }
         // Data order and random draws are functions of seed and step, so these two are their whole state.
         try write(
             "state.json",
-            JSONValue.object([
-                ("format", .int(1)), ("step", .int(step)), ("seed", .int(Int(session.run.seed))),
-                ("optimizer", .string(session.run.optimizer.kind.rawValue)),
-                ("micro_batches", .int(session.run.parallel.microBatches)),
-                ("chunks", .int(session.run.parallel.chunks)),
-                ("vocabulary", .string(data.vocabulary.hash)),
-            ]).text + "\n")
-        try FileSystem.write(Array((JSONValue.object(checksums).text + "\n").utf8), to: path + "/checksums.json")
-        try FileSystem.synchronizeDirectory(path)
+            JSON.object([
+                .init("format", .int(1)), .init("step", .int(step)), .init("seed", .int(Int(session.run.seed))),
+                .init("optimizer", .string(session.run.optimizer.kind.rawValue)),
+                .init("vocabulary", .string(data.vocabulary.hash)),
+            ]).indentedText)
+        try manifest.write(to: path)
     }
 
     private func prune(keeping newest: String) throws {
         let old = try FileSystem.list(directory).filter { Self.step(of: $0) != nil && $0 != newest }.sorted()
-        for name in old.dropLast(session.run.checkpoint.keep - 1) { try FileSystem.removeTree(directory + "/" + name) }
-        for name in try FileSystem.list(directory) where name.hasPrefix("step-") && name.hasSuffix(".partial") {
-            try FileSystem.removeTree(directory + "/" + name)
-        }
+        for name in old.dropLast(session.run.checkpoint.keep - 1) { try FileSystem.remove(directory + "/" + name) }
     }
+
+    private static let modelKind = "model"
+    private static let optimizerKind = "optimizer"
+    private static let streamKind = "stream"
 
     // MARK: Loading
 
@@ -147,47 +163,61 @@ public final class CheckpointStore {
     /// optimiser, stream state. Collective.
     ///
     /// - Returns: nil when there is nothing to resume from.
-    /// - Throws: `RunError.checkpoint` when it is damaged or belongs to another model, data or optimiser.
+    /// - Throws: when it is damaged or belongs to another model, data or optimiser.
     public func resume() throws -> Resumed? {
         let latest = try Collective.agree(communicator) {
-            if isFirst { try FileSystem.createDirectories(directory) }
-            return try latestName()
+            if isFirst {
+                try FileSystem.createDirectory(directory)
+                try AtomicDirectory.removeLeftovers(in: directory)
+            }
+            return isFirst ? try latestName() : nil
         }
-        guard let latest else {
+        // One rank looks, so that no rank sees what another is tidying up.
+        let name = String(decoding: try communicator.allGather(Array((latest ?? "").utf8))[0], as: UTF8.self)
+        guard !name.isEmpty else {
             try Collective.agree(communicator) {
                 guard isFirst, let resolvedConfiguration else { return }
                 try FileSystem.replace(directory + "/config.yaml", with: Array(resolvedConfiguration.utf8))
             }
             return nil
         }
-        guard session.run.checkpoint.resumes else {
-            throw RunError.usage(
-                "\(directory) already holds \(latest) and checkpoint.resume is never; choose another checkpoint.directory or set resume: auto")
-        }
-        let path = directory + "/" + latest
-        let step = try loadModel(path)
-        try Collective.agree(communicator) {
-            let state = try readState(path)
-            let optimizer = state["optimizer"] as? String
-            guard optimizer == session.run.optimizer.kind.rawValue else {
+        return try Collective.agree(communicator) {
+            guard session.run.checkpoint.resumes else {
+                throw RunError.usage(
+                    "\(directory) already holds \(name) and checkpoint.resume is never; choose another checkpoint.directory or set resume: auto")
+            }
+            let path = directory + "/" + name
+            let state = try loadParameters(path)
+            let kind = session.run.optimizer.kind.rawValue
+            guard state["optimizer"]?.string == kind else {
                 throw RunError.checkpoint(
                     path: path,
-                    message: "was written with optimizer.type \(optimizer ?? "?"), the run has \(session.run.optimizer.kind.rawValue); use the same, or another checkpoint.directory")
+                    message: "was written with optimizer.type \(state["optimizer"]?.string ?? "?"), the run has \(kind); use the same, or another checkpoint.directory")
             }
-            try load(path, kind: "optimizer") { files in
-                for (_, parameter) in session.heldParameters {
-                    session.optimizer.prepare(parameter)
-                    for (name, tensor) in session.optimizer.state[parameter.name]! {
-                        try files.floats("\(parameter.name).\(name)", parameter.shape.dimensions, tensor)
+            guard state["seed"]?.int == Int(session.run.seed) else {
+                throw RunError.checkpoint(
+                    path: path,
+                    message: "was written with seed \(state["seed"]?.int ?? -1), the run has \(session.run.seed); use the same, or another checkpoint.directory")
+            }
+            try naming(path) {
+                if !session.optimizer.stateNames.isEmpty {
+                    let files = try SafeTensorsCollection(path, prefix: Self.optimizerKind)
+                    for (_, parameter) in session.heldParameters {
+                        session.optimizer.prepare(parameter)
+                        for (name, tensor) in session.optimizer.state[parameter.name]! {
+                            try Self.read("\(parameter.name).\(name)", from: files, into: tensor)
+                        }
                     }
                 }
+                if session.runtime.keepsCarryAcrossBatches,
+                    FileSystem.exists(path + "/\(Self.streamKind).safetensors.index.json")
+                {
+                    let files = try SafeTensorsCollection(path, prefix: Self.streamKind)
+                    try StreamState.install(session) { name in try stream(name, from: files) }
+                }
             }
-            guard session.runtime.keepsCarryAcrossBatches else { return }
-            try load(path, kind: "stream") { files in
-                try StreamState.install(session) { name in try files.tensor(name, session.context) }
-            }
+            return Resumed(step: state["step"]!.int!, path: path)
         }
-        return Resumed(step: step, path: path)
     }
 
     /// Loads parameters only. Collective.
@@ -196,30 +226,73 @@ public final class CheckpointStore {
     /// - Returns: the step it was written after.
     public func loadModel(_ path: String?) throws -> Int {
         try Collective.agree(communicator) {
-            var path = path
-            if path == nil { path = try latestName().map { directory + "/" + $0 } }
-            guard let path else {
-                throw RunError.checkpoint(path: directory, message: "holds no checkpoint; train first, or give --checkpoint DIR")
+            guard let path = try path ?? latestName().map({ directory + "/" + $0 }) else {
+                throw RunError.checkpoint(
+                    path: directory, message: "holds no checkpoint; train first, or give --checkpoint DIR")
             }
-            try verifyChecksums(path)
-            let state = try readState(path)
-            guard let step = state["step"] as? Int else {
+            return try loadParameters(path)["step"]!.int!
+        }
+    }
+
+    /// Checks the checkpoint as a whole and reads this rank's parameters. - Returns: `state.json`.
+    private func loadParameters(_ path: String) throws -> JSON {
+        guard FileSystem.isDirectory(path) else {
+            throw RunError.checkpoint(path: path, message: "is not a checkpoint directory")
+        }
+        return try naming(path) {
+            // Every rank checks every file: a damaged one is found before anything is overwritten.
+            try ChecksumManifest(readingFrom: path).verify(in: path)
+            let state = try JSON(parsing: FileSystem.read(path + "/state.json"))
+            guard state["step"]?.int != nil else {
                 throw RunError.checkpoint(path: path + "/state.json", message: "names no step")
             }
-            let saved = try Vocabulary(json: try FileSystem.readText(path + "/vocabulary.json"))
-            do {
-                try data.vocabulary.requireMatch(saved)
-            } catch {
-                throw RunError.checkpoint(path: path, message: "\(error)")
+            try data.vocabulary.requireMatch(try Vocabulary(json: FileSystem.readText(path + "/vocabulary.json")))
+            let files = try SafeTensorsCollection(path, prefix: Self.modelKind)
+            for (_, parameter) in session.heldParameters {
+                parameter.materialize(seed: session.run.seed, session.context)
+                try Self.read(parameter.name, from: files, into: parameter.value)
             }
-            try load(path, kind: "model") { files in
-                for (_, parameter) in session.heldParameters {
-                    parameter.materialize(seed: session.run.seed, session.context)
-                    try files.floats(parameter.name, parameter.shape.dimensions, parameter.value)
-                }
-            }
-            return step
+            return state
         }
+    }
+
+    /// Adds the checkpoint and the way out to whatever `body` throws.
+    private func naming<Result>(_ path: String, _ body: () throws -> Result) throws -> Result {
+        do {
+            return try body()
+        } catch let error as RunError {
+            throw error
+        } catch let error as FileError {
+            throw RunError.checkpoint(
+                path: path,
+                message: "\(error). If it is damaged, remove \(path) to resume from the checkpoint before it")
+        } catch {
+            throw RunError.checkpoint(path: path, message: "\(error)")
+        }
+    }
+
+    private static func read(_ name: String, from files: SafeTensorsCollection, into tensor: Tensor) throws {
+        let shape = files.contains(name) ? try files.entry(name).shape : []
+        guard shape == tensor.shape.dimensions else {
+            throw RunError.checkpoint(
+                path: files.path,
+                message: (files.contains(name) ? "tensor '\(name)' has shape \(shape), the model wants \(tensor.shape)" : "has no tensor '\(name)'")
+                    + "; it belongs to another model. Use the configuration it was written with, or another checkpoint.directory")
+        }
+        try files.readFloats(name, into: tensor.pointer, count: tensor.count)
+    }
+
+    private func stream(_ name: String, from files: SafeTensorsCollection) throws -> Tensor? {
+        guard files.contains(name) else { return nil }
+        let shape = try files.entry(name).shape
+        guard shape.count == 3, shape[1] == session.plan.cut.rows else {
+            throw RunError.checkpoint(
+                path: files.path,
+                message: "stream state '\(name)' has shape \(shape); the run has train.batch_size \(session.plan.cut.rows). Use the batch size it was written with")
+        }
+        let tensor = session.context.tensor(Shape(shape[0], shape[1], shape[2]))
+        try files.readFloats(name, into: tensor.pointer, count: tensor.count)
+        return tensor
     }
 
     private func latestName() throws -> String? {
@@ -233,36 +306,6 @@ public final class CheckpointStore {
         return try FileSystem.list(directory).filter { Self.step(of: $0) != nil }.sorted().last
     }
 
-    private func readState(_ path: String) throws -> [String: Any] { try Self.readObject(path + "/state.json") }
-
-    private static func readObject(_ path: String) throws -> [String: Any] {
-        let text = try FileSystem.readText(path)
-        guard let object = try? JSONSerialization.jsonObject(with: Data(text.utf8)) as? [String: Any] else {
-            throw RunError.checkpoint(path: path, message: "is not a JSON object; the checkpoint is damaged, remove it to resume from the one before")
-        }
-        return object
-    }
-
-    /// Every rank checks every file: a damaged one is found before anything is overwritten.
-    private func verifyChecksums(_ path: String) throws {
-        guard FileSystem.isDirectory(path) else {
-            throw RunError.checkpoint(path: path, message: "is not a checkpoint directory")
-        }
-        for (name, expected) in try Self.readObject(path + "/checksums.json").sorted(by: { $0.key < $1.key }) {
-            let actual = "\(try Checksum.ofFile(path + "/" + name))"
-            guard actual == expected as? String else {
-                throw RunError.checkpoint(
-                    path: path + "/" + name,
-                    message: "has checksum \(actual), expected \(expected); the file is damaged or cut short. Remove \(path) to resume from the checkpoint before it")
-            }
-        }
-    }
-
-    private func load(_ path: String, kind: String, _ body: (ShardedTensors) throws -> Void) throws {
-        let index = try Self.readObject(path + "/\(kind).safetensors.index.json")
-        try body(ShardedTensors(path, index["weight_map"] as? [String: String] ?? [:]))
-    }
-
     // MARK: Names
 
     static func name(_ step: Int) -> String {
@@ -273,49 +316,5 @@ public final class CheckpointStore {
     static func step(of name: String) -> Int? {
         guard name.hasPrefix("step-"), name.count >= 13 else { return nil }
         return Int(name.dropFirst(5))
-    }
-
-    private static func padded(_ number: Int) -> String {
-        let digits = String(number)
-        return String(repeating: "0", count: max(0, 5 - digits.count)) + digits
-    }
-}
-
-/// Tensors spread over the files of one checkpoint, opened as they are needed.
-private final class ShardedTensors {
-    private let path: String
-    private let map: [String: String]
-    private var files: [String: SafeTensorsFile] = [:]
-
-    init(_ path: String, _ map: [String: String]) {
-        self.path = path
-        self.map = map
-    }
-
-    private func file(of name: String) throws -> SafeTensorsFile? {
-        guard let shard = map[name] else { return nil }
-        if let open = files[shard] { return open }
-        let opened = try SafeTensorsFile(path + "/" + shard)
-        files[shard] = opened
-        return opened
-    }
-
-    func floats(_ name: String, _ shape: [Int], _ tensor: Tensor) throws {
-        guard let file = try file(of: name) else {
-            throw RunError.checkpoint(
-                path: path, message: "has no tensor '\(name)'; it belongs to another model. Use the configuration it was written with, or another checkpoint.directory")
-        }
-        try file.floats(name, shape: shape, into: tensor.pointer)
-    }
-
-    func tensor(_ name: String, _ context: ComputeContext) throws -> Tensor? {
-        guard let file = try file(of: name) else { return nil }
-        let shape = try file.shape(name)
-        guard shape.count == 3 else {
-            throw RunError.checkpoint(path: path, message: "tensor '\(name)' has shape \(shape), expected [layers, rows, width]")
-        }
-        let tensor = context.tensor(Shape(shape[0], shape[1], shape[2]))
-        try file.floats(name, shape: shape, into: tensor.pointer)
-        return tensor
     }
 }

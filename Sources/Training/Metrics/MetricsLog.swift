@@ -23,48 +23,10 @@ public final class MetricsLog {
         try handle.seekToEnd()
     }
 
-    /// Writes `fields` in the given order. Non-finite numbers become `null`, which JSON can hold.
-    public func append(_ fields: [(String, JSONValue)]) throws {
-        let body = fields.map { "\"\($0.0)\": \($0.1.text)" }.joined(separator: ", ")
-        try handle.write(contentsOf: Data("{\(body)}\n".utf8))
+    /// Writes `fields` in the given order, as one line.
+    public func append(_ fields: [JSON.Member]) throws {
+        try handle.write(contentsOf: Data((JSON.object(fields).text + "\n").utf8))
     }
 
     deinit { try? handle.close() }
-}
-
-/// The few kinds of value that our JSON output needs, with a fixed textual form.
-public enum JSONValue: Sendable {
-    case int(Int)
-    case double(Double)
-    case string(String)
-    case bool(Bool)
-    case array([JSONValue])
-    case object([(String, JSONValue)])
-
-    public var text: String {
-        switch self {
-        case .int(let value): return String(value)
-        case .double(let value): return value.isFinite ? "\(value)" : "null"
-        case .bool(let value): return value ? "true" : "false"
-        case .array(let values): return "[" + values.map(\.text).joined(separator: ", ") + "]"
-        case .object(let fields):
-            return "{" + fields.map { JSONValue.string($0.0).text + ": " + $0.1.text }.joined(separator: ", ") + "}"
-        case .string(let value):
-            var result = "\""
-            for scalar in value.unicodeScalars {
-                switch scalar {
-                case "\"": result += "\\\""
-                case "\\": result += "\\\\"
-                case "\n": result += "\\n"
-                case "\r": result += "\\r"
-                case "\t": result += "\\t"
-                case let s where s.value < 0x20:
-                    let hex = String(s.value, radix: 16)
-                    result += "\\u" + String(repeating: "0", count: 4 - hex.count) + hex
-                default: result.unicodeScalars.append(scalar)
-                }
-            }
-            return result + "\""
-        }
-    }
 }

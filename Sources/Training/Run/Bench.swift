@@ -8,10 +8,10 @@ import Tensors
 /// What `seqtrain bench` reports.
 public struct BenchResult: Sendable {
     /// Sorted by name of meaning, not alphabet: the order of the JSON object.
-    public let fields: [(String, JSONValue)]
+    public let fields: [JSON.Member]
     public let text: String
 
-    public var json: JSONValue { .object(fields) }
+    public var json: JSON { .object(fields) }
 }
 
 /// Throughput of whole training steps: forward, backward, norm, update.
@@ -41,13 +41,14 @@ enum Bench {
                 sentBefore = session.bytesSent
                 allocationsBefore = session.context.pool.systemAllocationCount
             }
-            // The last rank to finish sets the time of a step.
-            try communicator.barrier()
             let result = try session.trainStep(batch, step: step, rate: session.run.learningRate.rate(step: step))
+            // The last rank to finish sets the time of a step.
             let slowest = try communicator.maximum(result.seconds)
             if step > warmup {
                 seconds.append(slowest)
-                bubbles.append(result.bubble)
+                let busy = try communicator.allGather(result.timing.busy)
+                let span = try communicator.maximum(result.timing.span)
+                bubbles.append(1 - busy.reduce(0, +) / (span * Double(busy.count)))
             }
             tokens = result.tokenCount
         }
@@ -56,7 +57,7 @@ enum Bench {
         let planned = session.plan.predictedPeakBytes
         let sent = try communicator.allGather(Double(session.bytesSent - sentBefore) / Double(steps))
         let newBuffers = try communicator.allGather(Double(allocations))
-        let bubble = try communicator.maximum(bubbles.sorted()[bubbles.count / 2])
+        let bubble = bubbles.sorted()[bubbles.count / 2]
 
         let sorted = seconds.sorted()
         let median = sorted[sorted.count / 2]
@@ -66,29 +67,29 @@ enum Bench {
         let parallel = session.run.parallel
         let predicted = session.plan.simulation.bubbleFraction
 
-        func rate(_ seconds: Double) -> JSONValue { .double(Double(tokens) / seconds) }
-        let fields: [(String, JSONValue)] = [
-            ("tokens_per_second", rate(median)),
-            ("tokens_per_second_min", rate(sorted.last!)),
-            ("tokens_per_second_max", rate(sorted[0])),
-            ("step_seconds", .double(median)),
-            ("model_flops_per_token", .double(flopsPerToken)),
-            ("flops_per_second", .double(flops)),
-            ("gemm_peak_flops_per_second", .double(peak)),
-            ("utilisation", .double(flops / (peak * Double(threads * communicator.size)))),
-            ("peak_memory_bytes", .array(peakMemory.map { .int(Int($0)) })),
-            ("planned_memory_bytes", .array(planned.map { .int($0) })),
-            ("bubble_fraction_measured", .double(bubble)),
-            ("bubble_fraction_predicted", .double(predicted)),
-            ("bytes_sent", .array(sent.map { .int(Int($0)) })),
-            ("buffer_allocations_after_warmup", .array(newBuffers.map { .int(Int($0)) })),
-            ("parameters", .int(session.model.registry.elementCount)),
-            ("ranks", .int(communicator.size)),
-            ("threads", .int(threads)),
-            ("micro_batches", .int(parallel.microBatches)),
-            ("chunks", .int(parallel.chunks)),
-            ("schedule", .string(parallel.schedule)),
-            ("kernel_variant", .string(KernelVariant.current.description)),
+        func rate(_ seconds: Double) -> JSON { .double(Double(tokens) / seconds) }
+        let fields: [JSON.Member] = [
+            .init("tokens_per_second", rate(median)),
+            .init("tokens_per_second_min", rate(sorted.last!)),
+            .init("tokens_per_second_max", rate(sorted[0])),
+            .init("step_seconds", .double(median)),
+            .init("model_flops_per_token", .double(flopsPerToken)),
+            .init("flops_per_second", .double(flops)),
+            .init("gemm_peak_flops_per_second", .double(peak)),
+            .init("utilisation", .double(flops / (peak * Double(threads * communicator.size)))),
+            .init("peak_memory_bytes", .array(peakMemory.map { .int(Int($0)) })),
+            .init("planned_memory_bytes", .array(planned.map { .int($0) })),
+            .init("bubble_fraction_measured", .double(bubble)),
+            .init("bubble_fraction_predicted", .double(predicted)),
+            .init("bytes_sent", .array(sent.map { .int(Int($0)) })),
+            .init("buffer_allocations_after_warmup", .array(newBuffers.map { .int(Int($0)) })),
+            .init("parameters", .int(session.model.registry.elementCount)),
+            .init("ranks", .int(communicator.size)),
+            .init("threads", .int(threads)),
+            .init("micro_batches", .int(parallel.microBatches)),
+            .init("chunks", .int(parallel.chunks)),
+            .init("schedule", .string(parallel.schedule)),
+            .init("kernel_variant", .string(KernelVariant.current.description)),
         ]
         let text = String(
             format: """

@@ -19,16 +19,16 @@ enum Probe {
     /// Reads `batch.inputs` and `batch.targets`, `[B, T]` integers of equal shape.
     static func readBatch(_ path: String) throws -> TokenBatch {
         let file = try SafeTensorsFile(path)
-        let inputs = try file.integers("batch.inputs")
-        let targets = try file.integers("batch.targets")
-        guard inputs.shape.count == 2, inputs.shape == targets.shape else {
+        let inputs = try file.integers("batch.inputs").map(Int32.init(truncatingIfNeeded:))
+        let targets = try file.integers("batch.targets").map(Int32.init(truncatingIfNeeded:))
+        let shape = file.entry("batch.inputs")!.shape
+        guard shape.count == 2, shape == file.entry("batch.targets")!.shape, !inputs.isEmpty else {
             throw RunError.usage(
-                "\(path): batch.inputs has shape \(inputs.shape), batch.targets \(targets.shape); expected one shape [B, T]")
+                "\(path): batch.inputs has shape \(shape), batch.targets \(file.entry("batch.targets")!.shape); expected one shape [B, T]")
         }
         return TokenBatch(
-            rows: inputs.shape[0], time: inputs.shape[1], inputs: inputs.values.map(Int32.init(truncatingIfNeeded:)),
-            targets: targets.values.map(Int32.init(truncatingIfNeeded:)),
-            restarts: Array(repeating: true, count: inputs.shape[0]))
+            rows: shape[0], time: shape[1], inputs: inputs, targets: targets,
+            restarts: Array(repeating: true, count: shape[0]))
     }
 
     /// Collective; rank 0 writes.
@@ -89,7 +89,12 @@ enum Probe {
     private static func load(_ path: String, _ session: Session) throws {
         let file = try SafeTensorsFile(path)
         for (_, parameter) in session.heldParameters {
-            try file.floats("param.\(parameter.name)", shape: parameter.shape.dimensions, into: parameter.value.pointer)
+            let name = "param.\(parameter.name)"
+            guard file.entry(name)?.shape == parameter.shape.dimensions else {
+                throw RunError.usage(
+                    "\(path): tensor '\(name)' has shape \(file.entry(name)?.shape.description ?? "(absent)"); the model wants \(parameter.shape)")
+            }
+            try file.readFloats(name, into: parameter.value.pointer, count: parameter.value.count)
         }
     }
 }
@@ -133,29 +138,32 @@ private struct Collector {
         var writer: SafeTensorsWriter?
         try Collective.agree(communicator) {
             guard isWriter else { return }
-            var declared: [SafeTensorsWriter.Entry] = []
-            declared += entries.map { .init(name: $0.name, type: .float32, shape: $0.shape) }
-            declared += integers.map { .init(name: $0.0, type: .int64, shape: $0.1) }
-            declared += scalars.map { .init(name: $0.0, type: .float32, shape: []) }
-            writer = try SafeTensorsWriter(path, declared)
+            var declared = entries.map { SafeTensorsEntry(name: $0.name, shape: $0.shape) }
+            declared += integers.map { SafeTensorsEntry(name: $0.0, element: .int64, shape: $0.1) }
+            declared += scalars.map { SafeTensorsEntry(name: $0.0, shape: []) }
+            writer = try SafeTensorsWriter(path, entries: declared)
         }
         for entry in entries {
             let count = entry.shape.reduce(1, *)
             if entry.owner == communicator.rank {
                 let tensor = entry.tensor()
                 let bytes = UnsafeRawBufferPointer(start: tensor.pointer, count: count * 4)
-                if isWriter { try writer?.write(bytes) } else { try communicator.send(bytes, to: 0, tag: 0).wait() }
+                if isWriter {
+                    try writer?.write(entry.name, tensor.pointer, count: count)
+                } else {
+                    try communicator.send(bytes, to: 0, tag: 0).wait()
+                }
             } else if isWriter {
                 let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: count * 4, alignment: 64)
                 defer { buffer.deallocate() }
                 try communicator.receive(into: buffer, from: entry.owner, tag: 0).wait()
-                try writer?.write(UnsafeRawBufferPointer(buffer))
+                try writer?.write(entry.name, buffer.baseAddress!.assumingMemoryBound(to: Float.self), count: count)
             }
         }
         try Collective.agree(communicator) {
-            for (_, _, values) in integers { try values.withUnsafeBytes { try writer?.write($0) } }
-            for (_, value) in scalars { try withUnsafeBytes(of: value) { try writer?.write($0) } }
-            _ = try writer?.finish()
+            for (name, _, values) in integers { try writer?.write(name, values) }
+            for (name, value) in scalars { try writer?.write(name, [value]) }
+            try writer?.finish()
         }
     }
 }

@@ -10,8 +10,10 @@ public struct RunPlan: Sendable {
     /// Lowered and verified.
     public let training: Schedule
     public let evaluation: Schedule
-    /// Estimates per stage for the simulator; seconds assume `flopsPerSecond`.
+    /// Estimates per stage; seconds assume `flopsPerSecond`.
     public let stageCosts: [StageCost]
+    /// The step that those costs predict.
+    public let simulation: Simulation
     /// Bytes of parameters, gradients and optimiser state of each stage.
     public let stateBytes: [Int]
 
@@ -68,16 +70,22 @@ public struct RunPlan: Sendable {
             let forward = layer.forwardFLOPsPerToken(time: time) * Double(unitTokens)
             let backward = layer.backwardFLOPsPerToken(time: time) * Double(unitTokens)
             return LayerCost(
-                seconds: (forward + backward + (isRecomputed ? forward : 0)) / flopsPerSecond,
-                parameterBytes: layer.uses.reduce(0) { $0 + $1.parameter.shape.count } * 4 * copies,
+                time: (forward + backward + (isRecomputed ? forward : 0)) / flopsPerSecond,
+                fixedBytes: layer.uses.reduce(0) { $0 + $1.parameter.shape.count } * 4 * copies,
                 activationBytes: layer.savedPerToken * unitTokens * 4)
         }
-        let ranges = try Partition.cut(
-            costs, stageCount: stageCount, explicit: parallel.partition, memoryLimit: parallel.memoryLimit,
-            unitsInFlight: schedule.peakUnits ?? Array(repeating: 1, count: stageCount))
+        let partition =
+            if let counts = parallel.partition {
+                try Self.explicit(counts, layerCount: layers.count, stageCount: stageCount)
+            } else {
+                try Partition(
+                    layers: costs, stageCount: stageCount, liveUnits: schedule.peakUnits,
+                    memoryLimit: parallel.memoryLimit)
+            }
+        let ranges = (0..<stageCount).map { partition.layers(of: $0) }
         stageLayers = ranges
-        stateBytes = ranges.map { $0.reduce(0) { $0 + costs[$1].parameterBytes } }
-        stageCosts = ranges.map { range in
+        stateBytes = ranges.map { $0.reduce(0) { $0 + costs[$1].fixedBytes } }
+        let stageCosts = ranges.map { range in
             let forward = range.reduce(0.0) { $0 + layers[$1].forwardFLOPsPerToken(time: time) }
             let backward = range.reduce(0.0) { $0 + layers[$1].backwardFLOPsPerToken(time: time) }
             let scale = Double(unitTokens) / flopsPerSecond
@@ -89,5 +97,17 @@ public struct RunPlan: Sendable {
                 activationBytes: range.reduce(0) { $0 + costs[$1].activationBytes },
                 inputBytes: range.lowerBound == 0 ? 0 : layers[range.lowerBound - 1].outputWidth * unitTokens * 4)
         }
+        self.stageCosts = stageCosts
+        simulation = try Simulator.simulate(
+            schedule, CostModel(stages: stageCosts, latency: 2e-6, bandwidth: 10e9), keepsTimeline: true)
+    }
+
+    private static func explicit(_ counts: [Int], layerCount: Int, stageCount: Int) throws -> Partition {
+        guard counts.count == stageCount else {
+            throw RunError.rankCount(
+                stages: counts.count, ranks: stageCount,
+                remedy: "parallel.partition needs one number of layers per rank")
+        }
+        return try Partition(layerCounts: counts, layerCount: layerCount)
     }
 }

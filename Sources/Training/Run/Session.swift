@@ -19,11 +19,17 @@ public final class Session {
     public let optimizer: Optimizer
     private let trainer: Interpreter
     private let evaluator: Interpreter
+    /// Bytes handed to the transport by the schedules' messages so far.
+    public private(set) var bytesSent = 0
 
     public var rank: Int { communicator.rank }
     /// Stage `s` runs on rank `s`.
     public var ownedLayers: Range<Int> { plan.stageLayers[rank] }
-    public var tracer: Tracer { trainer.tracer }
+    /// Records the actions of training steps while it is set.
+    public var recorder: TraceRecorder? {
+        get { trainer.recorder }
+        set { trainer.recorder = newValue }
+    }
 
     /// What came of one training step; the same on every rank but for the timings.
     public struct StepResult: Sendable {
@@ -33,8 +39,8 @@ public final class Session {
         public var gradientNorm: Double
         /// Wall seconds of the step on this rank.
         public var seconds: Double
-        /// Share of the step that ranks did not compute, mean over ranks.
-        public var bubble: Double
+        /// Where this rank's time went; the bubble of a step needs all ranks' timings.
+        public var timing: StepTiming
         public var tokenCount: Int
         /// Some rank asked to stop.
         public var stopRequested: Bool
@@ -64,12 +70,8 @@ public final class Session {
         tied = TiedGradients(parameters: model.registry.parameters) { rankOfUse[ObjectIdentifier($0)]! }
 
         communicator.timeout = run.parallel.deadlineSeconds
-        trainer = Interpreter(
-            schedule: plan.training, rank: communicator.rank, communicator: communicator, executor: runtime,
-            deadline: run.parallel.deadlineSeconds)
-        evaluator = Interpreter(
-            schedule: plan.evaluation, rank: communicator.rank, communicator: communicator, executor: runtime,
-            deadline: run.parallel.deadlineSeconds)
+        trainer = try Interpreter(plan.training, communicator: communicator)
+        evaluator = try Interpreter(plan.evaluation, communicator: communicator)
         try communicator.checkAgreement(on: "kernel variant", KernelVariant.current.description)
     }
 
@@ -103,7 +105,7 @@ public final class Session {
         let tokenCount = max(1, batch.targetCount)
         var gradients: [Int: Tensor] = [:]
         var result = StepResult(
-            loss: .nan, gradientNorm: .nan, seconds: 0, bubble: 0, tokenCount: tokenCount, stopRequested: false)
+            loss: .nan, gradientNorm: .nan, seconds: 0, timing: StepTiming(), tokenCount: tokenCount, stopRequested: false)
         runtime.onReduceTied = { [self] in gradients = try tied.reduce(communicator, context) }
         runtime.onStep = { [self] in
             let sums = try globalSums(gradients, stopRequested: stopRequested)
@@ -123,11 +125,16 @@ public final class Session {
         }
         runtime.begin(
             batch: batch, cut: plan.cut, step: step, isTraining: true, lossScale: Float(1 / Double(tokenCount)))
-        let usage = try trainer.run()
+        do {
+            result.timing = try trainer.run(runtime)
+        } catch let failure as ActionFailure {
+            // What STEP throws is about the run, not about an action, and all ranks throw it.
+            throw failure.underlying is RunError ? failure.underlying : failure
+        }
+        bytesSent += result.timing.bytesSent
         runtime.finish()
         for (_, parameter) in heldParameters { for use in parameter.uses { use.resetGradient() } }
         result.seconds = (ContinuousClock.now - start).seconds
-        result.bubble = usage.bubbleFraction
         return result
     }
 
@@ -148,7 +155,7 @@ public final class Session {
                 rows: batch.rows, time: batch.time, microBatchCount: plan.cut.microBatchCount,
                 chunkCount: plan.cut.chunkCount)
             runtime.begin(batch: batch, cut: cut, step: 0, isTraining: false, lossScale: 0)
-            _ = try evaluator.run()
+            bytesSent += try evaluator.run(runtime).bytesSent
             loss += runtime.lossTotal ?? 0
             tokens += batch.targetCount
             runtime.finish()

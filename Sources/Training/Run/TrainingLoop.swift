@@ -63,23 +63,27 @@ public final class TrainingLoop {
         while step < total {
             step += 1
             let rate = run.learningRate.rate(step: step)
+            let isLast = step == total
+            let validates = run.eval.every > 0 && (step % run.eval.every == 0 || isLast)
+            let reports = step % run.logEvery == 0 || isLast || validates || step == 1
             let batch = try data.trainingBatch(step: step)
-            if step <= run.parallel.traceSteps { session.tracer.isOn = true }
+            if step == 1, run.parallel.traceSteps > 0 {
+                try session.communicator.barrier()
+                session.recorder = TraceRecorder(capacity: 1 << 20)
+            }
             let result = try session.trainStep(
                 batch, step: step, rate: rate, stopRequested: StopSignal.shared.isRequested,
                 lastCheckpoint: lastCheckpoint)
             if step == run.parallel.traceSteps { try writeTrace() }
             window.add(result)
             outcome.trainingLoss = result.loss
+            if reports { window.bubble = try Self.bubble(window.timing, session.communicator) }
 
-            let isLast = step == total
-            let validates = run.eval.every > 0 && (step % run.eval.every == 0 || isLast)
             if validates {
                 let (loss, tokens) = try session.evaluate(
                     data.validationBatches(limit: run.eval.batches), isStream: data.isStream)
                 outcome.validationLoss = loss / Double(max(1, tokens))
             }
-            let reports = step % run.logEvery == 0 || isLast || validates || step == 1
             if isReporter {
                 try show(result, step, rate, window, validates ? outcome.validationLoss : nil, isMilestone: reports)
             }
@@ -99,14 +103,25 @@ public final class TrainingLoop {
 
     /// Sums between two reports.
     private struct Window {
-        var seconds = 0.0, tokens = 0, bubble = 0.0, steps = 0
+        var seconds = 0.0, tokens = 0, steps = 0
+        /// Of this rank.
+        var timing = StepTiming()
+        /// Share of the time that ranks waited, over all ranks.
+        var bubble = 0.0
 
         mutating func add(_ result: Session.StepResult) {
             seconds += result.seconds
             tokens += result.tokenCount
-            bubble += result.bubble
             steps += 1
+            timing.busy += result.timing.busy
+            timing.span += result.timing.span
         }
+    }
+
+    private static func bubble(_ timing: StepTiming, _ communicator: any Communicator) throws -> Double {
+        let busy = try communicator.allGather(timing.busy)
+        let span = try communicator.maximum(timing.span)
+        return span > 0 ? 1 - busy.reduce(0, +) / (span * Double(busy.count)) : 0
     }
 
     private func show(
@@ -114,19 +129,20 @@ public final class TrainingLoop {
         isMilestone: Bool
     ) throws {
         let tokensPerSecond = Double(window.tokens) / window.seconds
-        let bubble = window.bubble / Double(window.steps)
+        let bubble = window.bubble
         display.show(
             ProgressReport(
                 step: step, stepCount: run.train.steps, loss: result.loss, validationLoss: validation,
                 learningRate: rate, gradientNorm: result.gradientNorm, tokensPerSecond: tokensPerSecond,
                 bubble: bubble, secondsLeft: Double(run.train.steps - step) * window.seconds / Double(window.steps)),
             isMilestone: isMilestone)
-        var fields: [(String, JSONValue)] = [
-            ("step", .int(step)), ("loss", .double(result.loss)), ("learning_rate", .double(rate)),
-            ("gradient_norm", .double(result.gradientNorm)), ("tokens", .int(result.tokenCount)),
-            ("seconds", .double(result.seconds)), ("bubble", .double(result.bubble)),
+        var fields: [JSON.Member] = [
+            .init("step", .int(step)), .init("loss", .double(result.loss)), .init("learning_rate", .double(rate)),
+            .init("gradient_norm", .double(result.gradientNorm)), .init("tokens", .int(result.tokenCount)),
+            .init("seconds", .double(result.seconds)),
         ]
-        if let validation { fields.append(("validation_loss", .double(validation))) }
+        if isMilestone { fields.append(.init("bubble", .double(bubble))) }
+        if let validation { fields.append(.init("validation_loss", .double(validation))) }
         try metrics?.append(fields)
     }
 
@@ -143,11 +159,19 @@ public final class TrainingLoop {
                 + session.plan.stageLayers.map { "\($0.lowerBound)-\($0.upperBound - 1)" }.joined(separator: " | "))
     }
 
+    /// Gathers what the ranks recorded into `trace.json`. Collective.
     private func writeTrace() throws {
-        session.tracer.isOn = false
-        let parts = try session.communicator.gather(Array(session.tracer.json(rank: session.rank).utf8), root: 0)
+        let lines = session.recorder!.actions.map { "\($0.start) \($0.end) \($0.action)" }
+        session.recorder = nil
+        let parts = try session.communicator.gather(Array(lines.joined(separator: "\n").utf8), root: 0)
         guard let parts, let store else { return }
-        let events = parts.map { String(decoding: $0, as: UTF8.self) }.filter { !$0.isEmpty }.joined(separator: ",\n")
-        try Data("[\n\(events)\n]\n".utf8).write(to: URL(fileURLWithPath: store.directory + "/trace.json"), options: .atomic)
+        let timelines = parts.map { part in
+            String(decoding: part, as: UTF8.self).split(separator: "\n").compactMap { line -> TimedAction? in
+                let words = line.split(separator: " ", maxSplits: 2)
+                guard words.count == 3, let action = Action(words[2]) else { return nil }
+                return TimedAction(action: action, start: Double(words[0])!, end: Double(words[1])!)
+            }
+        }
+        try FileSystem.replace(store.directory + "/trace.json", with: Array(Trace.chromeJSON(timelines).utf8))
     }
 }
