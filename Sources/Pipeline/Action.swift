@@ -38,8 +38,8 @@ extension UnitOfWork: CustomStringConvertible {
 /// micro-batch 3 to stage 1, which takes it with `RECV_A s1 m3`; `SEND_G s1 m3` answers with the gradient,
 /// `RECV_G s0 m3`. Sends and receives only start a transfer. A receive is completed by the compute action that
 /// needs it; a send is completed, and its buffer given back, by the `WAIT` of the same letter and unit.
-public struct Action: Hashable, Sendable {
-    public enum Kind: UInt8, CaseIterable, Sendable {
+public struct Action: Hashable, Sendable, BitwiseCopyable {
+    public enum Kind: UInt8, CaseIterable, Sendable, BitwiseCopyable {
         case forward
         case inputGradient
         case weightGradient

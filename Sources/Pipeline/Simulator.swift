@@ -77,7 +77,7 @@ public struct CostModel: Hashable, Sendable {
 }
 
 /// An action and when it ran, in seconds from the beginning of the step.
-public struct TimedAction: Hashable, Sendable {
+public struct TimedAction: Hashable, Sendable, BitwiseCopyable {
     public var action: Action
     public var start: Double
     public var end: Double

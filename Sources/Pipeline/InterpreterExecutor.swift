@@ -1,0 +1,75 @@
+/// What a rank's stages can do; the interpreter decides when. Called from one thread, in the order of the schedule.
+///
+/// Between stages of one rank the executor hands activations and gradients over itself; messages exist only between
+/// ranks. Memory returned by `receiveBuffer` must stay in place until `received`, by `sendBuffer` until `sent`; after
+/// any error the interpreter gives its requests up and the executor's memory is no longer used.
+public protocol StageExecutor: AnyObject {
+    /// Its input has been received or was handed over. `recorded` is false when a `recompute` follows, and in evaluation.
+    func forward(_ unit: UnitOfWork, recorded: Bool) throws
+    /// Repeats an unrecorded forward, recorded.
+    func recompute(_ unit: UnitOfWork) throws
+    func inputGradient(_ unit: UnitOfWork) throws
+    /// Called in accumulation order; afterwards the unit's intermediate results are no longer needed.
+    func weightGradient(_ unit: UnitOfWork) throws
+    /// Storage for an incoming message, of exactly its size.
+    func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer
+    /// The buffer of this message is now filled.
+    func received(_ message: StageMessage) throws
+    /// The bytes of an outgoing message, just computed.
+    func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer
+    /// The transport no longer reads the message's bytes.
+    func sent(_ message: StageMessage) throws
+    /// Collective over the ranks that share a parameter.
+    func reduceTied() throws
+    /// Collective over replicas; only called when lowering was told that there are some.
+    func reduceReplicas() throws
+    func step() throws
+}
+
+extension StageExecutor {
+    public func reduceReplicas() throws {
+        fatalError("StageExecutor.reduceReplicas: got REDUCE_DP; expected an executor that has replicas")
+    }
+}
+
+/// An action that failed on this rank.
+public struct ActionFailure: Error, CustomStringConvertible {
+    public var rank: Int
+    public var rankCount: Int
+    public var position: Int
+    public var action: Action
+    /// The other rank and the tag when a message was involved.
+    public var peer: Int?
+    public var tag: Int?
+    public var underlying: any Error
+
+    public var description: String {
+        let stage = action.kind.isGlobal ? "" : ", stage \(action.stage)"
+        let message = peer.map { ", message with rank \($0), tag \(tag ?? 0)" } ?? ""
+        return "[rank \(rank)/\(rankCount)\(stage)] '\(action)' at position \(position)\(message): \(underlying)"
+    }
+}
+
+/// Where one rank's time went in one run of the schedule; seconds.
+public struct StepTiming: Hashable, Sendable, BitwiseCopyable {
+    /// Computing: F, I, W, B, R.
+    public var busy = 0.0
+    /// Held by a message that had not arrived or not left.
+    public var waiting = 0.0
+    /// Reductions and STEP, waits inside them included.
+    public var closing = 0.0
+    /// From the beginning to the last compute or message action.
+    public var span = 0.0
+    /// Bytes handed to the transport.
+    public var bytesSent = 0
+
+    public init() {}
+
+    /// Idle share of all ranks, measured: what `Simulation.bubbleFraction` predicts. `timings` is one entry per rank of
+    /// the same step, whose ranks began together (they do, since a step ends with collective work).
+    public static func bubbleFraction(_ timings: [StepTiming]) -> Double {
+        let span = timings.map(\.span).max() ?? 0
+        guard span > 0 else { return 0 }
+        return 1 - timings.reduce(0) { $0 + $1.busy } / (span * Double(timings.count))
+    }
+}
