@@ -47,7 +47,7 @@ public final class Parameter {
     public func materialize(seed: UInt64, _ context: ComputeContext) {
         guard storedValue == nil else { return }
         let value = context.tensor(shape, .parameters)
-        Parameter.fill(value, initializer, stream: ParameterStream(seed: seed, name: name))
+        Parameter.fill(value, initializer, stream: ParameterStream(seed: seed, name: name, threads: context.threads))
         storedValue = value
     }
 

@@ -31,7 +31,7 @@ public final class Variable {
             return
         }
         let sum = writableGradient(context).tensor
-        Elementwise.addInPlace(sum.pointer, contribution.pointer, count: sum.count, threads: context.threads)
+        Elementwise.add(contribution.pointer, to: sum.pointer, count: sum.count, threads: context.threads)
     }
 
     /// A buffer that a kernel may write the gradient to directly.

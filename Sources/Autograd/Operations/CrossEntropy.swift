@@ -79,13 +79,13 @@ extension Tape {
                 }
                 let target = targets.baseAddress! + first
                 if withGradient {
-                    CrossEntropy.lossAndGradient(
-                        logits: block.pointer, targets: target, rows: count, vocabulary: vocabulary, scale: scale,
-                        loss: rowLoss.pointer, threads: threads)
+                    CrossEntropy.lossesAndGradient(
+                        block.pointer, targets: target, into: rowLoss.pointer, rows: count, classes: vocabulary,
+                        scale: scale, threads: threads)
                 } else {
-                    CrossEntropy.loss(
-                        logits: block.pointer, targets: target, rows: count, vocabulary: vocabulary,
-                        loss: rowLoss.pointer, threads: threads)
+                    CrossEntropy.losses(
+                        block.pointer, targets: target, into: rowLoss.pointer, rows: count, classes: vocabulary,
+                        threads: threads)
                 }
                 for row in 0..<count { total += Double(rowLoss.pointer[row]) }
                 guard withGradient else { continue }
@@ -101,7 +101,7 @@ extension Tape {
                     k: count, accumulate: !isFresh, into: dw.pointer, ldc: width, threads: threads)
                 if let bias {
                     let (db, isFresh) = bias.writableGradient(context)
-                    Elementwise.columnSums(
+                    Reductions.columnSums(
                         block.pointer, rows: count, columns: vocabulary, accumulate: !isFresh, into: db.pointer,
                         threads: threads)
                 }

@@ -24,9 +24,9 @@ extension Tape {
         record(result) { dy in
             let dGate = self.context.tensor(gate.shape)
             let dUp = self.context.tensor(up.shape)
-            Activations.swiGLUGradient(
-                gate: gate.value.pointer, up: up.value.pointer, dy: dy.pointer, dGate: dGate.pointer,
-                dUp: dUp.pointer, count: dy.count, threads: self.threads)
+            Activations.swiGLUBackward(
+                dy.pointer, gate: gate.value.pointer, up: up.value.pointer, dGate: dGate.pointer, dUp: dUp.pointer,
+                count: dy.count, threads: self.threads)
             gate.accumulate(dGate, self.context)
             up.accumulate(dUp, self.context)
         }
@@ -36,13 +36,13 @@ extension Tape {
     /// Gaussian error linear unit (arXiv 1606.08415), erf or tanh form.
     public func gelu(_ x: Variable, tanhForm: Bool) -> Variable {
         let y = context.tensor(x.shape)
-        Activations.gelu(x.value.pointer, into: y.pointer, count: y.count, tanhForm: tanhForm, threads: threads)
+        let form: Activation = tanhForm ? .geluTanh : .gelu
+        Activations.forward(form, x.value.pointer, into: y.pointer, count: y.count, threads: threads)
         let result = output(y, from: x)
         record(result) { dy in
             let dx = self.context.tensor(x.shape)
-            Activations.geluGradient(
-                x.value.pointer, dy: dy.pointer, into: dx.pointer, count: dy.count, tanhForm: tanhForm,
-                threads: self.threads)
+            Activations.backward(
+                form, dy.pointer, saved: x.value.pointer, into: dx.pointer, count: dy.count, threads: self.threads)
             x.accumulate(dx, self.context)
         }
         return result

@@ -7,8 +7,10 @@ extension Tape {
     public func embedding(_ ids: UnsafePointer<Int32>, rows: Int, weight: ParameterUse) -> Variable {
         let width = weight.shape[1]
         let y = context.tensor(Shape(rows, width))
+        let vocabulary = weight.shape[0]
         Embedding.gather(
-            ids, count: rows, table: weight.value.pointer, width: width, into: y.pointer, threads: threads)
+            weight.value.pointer, vocabulary: vocabulary, indices: ids, into: y.pointer, rows: rows, width: width,
+            threads: threads)
         let result = output(y, hasParameters: true)
         guard isRecording else { return result }
         let kept = Array(UnsafeBufferPointer(start: ids, count: rows))
@@ -17,8 +19,8 @@ extension Tape {
                 let table = weight.gradient(context)
                 kept.withUnsafeBufferPointer {
                     Embedding.scatterAdd(
-                        $0.baseAddress!, count: rows, gradient: dy.pointer, width: width, into: table.pointer,
-                        threads: threads)
+                        dy.pointer, indices: $0.baseAddress!, to: table.pointer, vocabulary: vocabulary, rows: rows,
+                        width: width, threads: threads)
                 }
             }
         }
@@ -44,7 +46,7 @@ extension Tape {
             self.postpone { [context = self.context, threads = self.threads] in
                 let sum = weight.gradient(context).pointer + positionOffset * width
                 for first in stride(from: 0, to: rows, by: time) {
-                    Elementwise.addInPlace(sum, dy.pointer + first * width, count: time * width, threads: threads)
+                    Elementwise.add(dy.pointer + first * width, to: sum, count: time * width, threads: threads)
                 }
             }
         }

@@ -44,7 +44,7 @@ extension Tape {
                 accumulate: !isFresh, into: dw.pointer, ldc: input, threads: threads)
             if let bias {
                 let (db, isFresh) = bias.writableGradient(context)
-                Elementwise.columnSums(
+                Reductions.columnSums(
                     dy.pointer, rows: rows, columns: output, accumulate: !isFresh, into: db.pointer, threads: threads)
             }
         }

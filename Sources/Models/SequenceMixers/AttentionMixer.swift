@@ -1,4 +1,5 @@
 import Autograd
+import Kernels
 import Tensors
 
 /// Causal softmax attention with grouped queries, rotary positions and an optional sliding window.
@@ -15,7 +16,7 @@ public final class AttentionMixer: SequenceMixer {
     let keyValueHeadCount: Int
     let headSize: Int
     let window: Int?
-    let rotaryTheta: Double?
+    private let rotary: RotaryTable?
     public let outputWidth: Int
     public let chunkingObstacle: String? = nil
     /// Keys and values stay with their batch: carried on, they would grow without bound.
@@ -37,10 +38,10 @@ public final class AttentionMixer: SequenceMixer {
         window = try reader.optionalInt("window", in: 1...Int(Int32.max))
         let isRotary = try reader.bool("rotary", default: builder.defaults.usesRotaryPositions)
         let theta = try reader.double("rope_theta", default: 10_000)
-        rotaryTheta = isRotary ? theta : nil
         if isRotary, headSize % 2 != 0 {
             throw reader.error("head_size", "rotary positions need an even head size, not \(headSize); set rotary: false")
         }
+        rotary = isRotary ? RotaryTable(headWidth: headSize, theta: theta) : nil
         let hasBias = try reader.bool("bias", default: false)
         outputWidth = width
         query = Linear("self_attn.q_proj", width, headCount * headSize, bias: hasBias, builder)
@@ -53,7 +54,7 @@ public final class AttentionMixer: SequenceMixer {
         let tape = pass.tape
         let geometry = AttentionGeometry(
             batch: pass.batch, time: pass.time, headCount: headCount, keyValueHeadCount: keyValueHeadCount,
-            headSize: headSize, window: window, positionOffset: pass.positionOffset, rotaryTheta: rotaryTheta)
+            headSize: headSize, window: window, positionOffset: pass.positionOffset, rotary: rotary)
         let result = tape.attention(
             query: query(x, tape), key: key(x, tape), value: value(x, tape), pastKey: carry["k"],
             pastValue: carry["v"], geometry)

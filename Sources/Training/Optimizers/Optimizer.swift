@@ -43,17 +43,24 @@ public final class Optimizer {
         let (value, count) = (parameter.value.pointer, parameter.shape.count)
         switch configuration.kind {
         case .adam, .adamw:
-            let constants = AdamConstants(
-                rate: rate, beta1: configuration.beta1, beta2: configuration.beta2, epsilon: configuration.epsilon,
-                weightDecay: decay, isDecoupled: configuration.kind == .adamw, step: step, gradientScale: scale)
+            var settings = OptimizerKernels.Adam(learningRate: rate)
+            (settings.beta1, settings.beta2, settings.epsilon) =
+                (configuration.beta1, configuration.beta2, configuration.epsilon)
+            if configuration.kind == .adamw { settings.decoupledDecay = decay } else { settings.l2Penalty = decay }
+            settings.gradientScale = Float(scale)
             OptimizerKernels.adam(
-                value: value, gradient: gradient.pointer, mean: tensors["exp_avg"]!.pointer,
-                variance: tensors["exp_avg_sq"]!.pointer, count: count, constants, threads: context.threads)
+                settings, step: step, parameters: value, gradient: gradient.pointer,
+                first: tensors["exp_avg"]!.pointer, second: tensors["exp_avg_sq"]!.pointer, count: count,
+                threads: context.threads)
         case .sgd:
+            var settings = OptimizerKernels.SGD(learningRate: rate)
+            settings.momentum = configuration.momentum
+            settings.nesterov = configuration.isNesterov
+            settings.l2Penalty = decay
+            settings.gradientScale = Float(scale)
             OptimizerKernels.sgd(
-                value: value, gradient: gradient.pointer, momentumBuffer: tensors["momentum_buffer"]?.pointer,
-                count: count, rate: rate, momentum: configuration.momentum, isNesterov: configuration.isNesterov,
-                weightDecay: decay, gradientScale: scale, threads: context.threads)
+                settings, parameters: value, gradient: gradient.pointer,
+                velocity: tensors["momentum_buffer"]?.pointer, count: count, threads: context.threads)
         }
     }
 }

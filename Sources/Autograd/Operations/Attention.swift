@@ -1,0 +1,164 @@
+import Kernels
+import Tensors
+
+/// Sizes and positions of one causal attention.
+public struct AttentionGeometry: Sendable {
+    /// `B`, `T`.
+    public let batch, time: Int
+    /// `H`, `Hkv` (divides `H`), `d`.
+    public let headCount, keyValueHeadCount, headSize: Int
+    /// Position `i` sees `j` when `0 ≤ i − j < window`; nil: all `j ≤ i`.
+    public let window: Int?
+    /// Position of the first query in its sequence.
+    public let positionOffset: Int
+    /// Base of the rotary angles; nil: no rotation.
+    public let rotary: RotaryTable?
+
+    public init(
+        batch: Int, time: Int, headCount: Int, keyValueHeadCount: Int, headSize: Int, window: Int?,
+        positionOffset: Int, rotary: RotaryTable?
+    ) {
+        self.batch = batch
+        self.time = time
+        self.headCount = headCount
+        self.keyValueHeadCount = keyValueHeadCount
+        self.headSize = headSize
+        self.window = window
+        self.positionOffset = positionOffset
+        self.rotary = rotary
+    }
+}
+
+extension Tape {
+    /// Causal softmax attention over the chunk's own keys and those carried from earlier chunks.
+    ///
+    /// Keeps `O` and one log-sum-exp per row and head; scores are recomputed in the backward pass
+    /// (arXiv 2205.14135).
+    /// - Parameters:
+    ///   - query: `[B·T, H·d]`. - key, value: `[B·T, Hkv·d]`.
+    ///   - pastKey, pastValue: `[B, P, Hkv, d]` after rotation; nil for `P = 0`.
+    /// - Returns: output `[B·T, H·d]`, and the keys and values for the next chunk.
+    public func attention(
+        query: Variable, key: Variable, value: Variable, pastKey: Variable?, pastValue: Variable?,
+        _ geometry: AttentionGeometry
+    ) -> (output: Variable, keys: Variable, values: Variable) {
+        let (batch, time, size) = (geometry.batch, geometry.time, geometry.headSize)
+        let keyValueWidth = geometry.keyValueHeadCount * size
+        let past = pastKey?.shape[1] ?? 0
+        let keyCount = past + time
+        let shape = AttentionShape(
+            batch: batch, tokens: time, keys: keyCount, queryHeads: geometry.headCount,
+            keyValueHeads: geometry.keyValueHeadCount, headWidth: size, causal: true, window: geometry.window)
+
+        let rotatedQuery = rotated(query.value, heads: geometry.headCount, geometry)
+        let rotatedKey = rotated(key.value, heads: geometry.keyValueHeadCount, geometry)
+        let keyShape = Shape(batch, keyCount, geometry.keyValueHeadCount, size)
+        let keys = joined(pastKey?.value, rotatedKey, keyShape, past: past)
+        let values = joined(pastValue?.value, value.value, keyShape, past: past)
+
+        let y = context.tensor(Shape(batch * time, geometry.headCount * size))
+        let logSumExp = context.tensor(Shape(batch, geometry.headCount, time))
+        Attention.forward(
+            q: rotatedQuery.pointer, k: keys.pointer, v: values.pointer, output: y.pointer,
+            logSumExp: logSumExp.pointer, shape: shape, threads: threads)
+
+        let result = output(y, from: query, key, value, pastKey, pastValue)
+        let kept = min(keyCount, (geometry.window ?? Int.max - 1) - 1)
+        let keysOut = carried(keys, keep: kept, needsGradient: result.needsGradient)
+        let valuesOut = carried(values, keep: kept, needsGradient: result.needsGradient)
+        recordRaw {
+            let dy = result.takeGradient()
+            let carriedKeyGradient = keysOut.takeGradient()
+            let carriedValueGradient = valuesOut.takeGradient()
+            guard dy != nil || carriedKeyGradient != nil || carriedValueGradient != nil else { return }
+            let dQuery = self.context.tensor(query.shape)
+            let dKeys = self.context.tensor(keyShape)
+            let dValues = self.context.tensor(keyShape)
+            if let dy {
+                let delta = self.context.tensor(logSumExp.shape)
+                Attention.backward(
+                    dOutput: dy.pointer, q: rotatedQuery.pointer, k: keys.pointer, v: values.pointer,
+                    output: y.pointer, logSumExp: logSumExp.pointer, dq: dQuery.pointer, dk: dKeys.pointer,
+                    dv: dValues.pointer, delta: delta.pointer, shape: shape, threads: self.threads)
+            } else {
+                for tensor in [dQuery, dKeys, dValues] { tensor.fill(0) }
+            }
+            self.addTail(carriedKeyGradient, to: dKeys, keep: kept)
+            self.addTail(carriedValueGradient, to: dValues, keep: kept)
+
+            if query.needsGradient {
+                query.accumulate(
+                    self.rotated(dQuery, heads: geometry.headCount, geometry, inverse: true), self.context)
+            }
+            let (pastKeyGradient, dKey) = self.split(dKeys, past: past, width: keyValueWidth)
+            let (pastValueGradient, dValue) = self.split(dValues, past: past, width: keyValueWidth)
+            if key.needsGradient {
+                key.accumulate(
+                    self.rotated(dKey, heads: geometry.keyValueHeadCount, geometry, inverse: true), self.context)
+            }
+            value.accumulate(dValue, self.context)
+            if let pastKeyGradient { pastKey?.accumulate(pastKeyGradient, self.context) }
+            if let pastValueGradient { pastValue?.accumulate(pastValueGradient, self.context) }
+        }
+        return (result, keysOut, valuesOut)
+    }
+
+    private func rotated(_ x: Tensor, heads: Int, _ geometry: AttentionGeometry, inverse: Bool = false) -> Tensor {
+        guard let table = geometry.rotary else { return x }
+        let y = context.tensor(x.shape)
+        RotaryEmbedding.apply(
+            x.pointer, into: y.pointer, batch: geometry.batch, tokens: geometry.time, heads: heads,
+            start: geometry.positionOffset, table: table, inverse: inverse, threads: threads)
+        return y
+    }
+
+    /// Past and current rows of every sequence, one after the other.
+    private func joined(_ past: Tensor?, _ current: Tensor, _ shape: Shape, past count: Int) -> Tensor {
+        guard let past, count > 0 else { return current.reshaped(shape) }
+        let width = shape[2] * shape[3]
+        let new = shape[1] - count
+        let result = context.tensor(shape)
+        for b in 0..<shape[0] {
+            let target = result.pointer + b * shape[1] * width
+            target.update(from: past.pointer + b * count * width, count: count * width)
+            (target + count * width).update(from: current.pointer + b * new * width, count: new * width)
+        }
+        return result
+    }
+
+    /// The last `keep` rows of every sequence: all that later queries can see.
+    private func carried(_ all: Tensor, keep: Int, needsGradient: Bool) -> Variable {
+        let (batch, count, width) = (all.shape[0], all.shape[1], all.shape[2] * all.shape[3])
+        if keep == count { return Variable(all, needsGradient: needsGradient) }
+        let result = context.tensor(Shape(batch, max(keep, 0), all.shape[2], all.shape[3]))
+        for b in 0..<batch {
+            (result.pointer + b * keep * width)
+                .update(from: all.pointer + (b * count + count - keep) * width, count: keep * width)
+        }
+        return Variable(result, needsGradient: needsGradient)
+    }
+
+    private func addTail(_ tail: Tensor?, to all: Tensor, keep: Int) {
+        guard let tail, keep > 0 else { return }
+        let (batch, count, width) = (all.shape[0], all.shape[1], all.shape[2] * all.shape[3])
+        for b in 0..<batch {
+            Elementwise.add(
+                tail.pointer + b * keep * width, to: all.pointer + (b * count + count - keep) * width,
+                count: keep * width, threads: threads)
+        }
+    }
+
+    private func split(_ all: Tensor, past: Int, width: Int) -> (past: Tensor?, current: Tensor) {
+        let (batch, count) = (all.shape[0], all.shape[1])
+        guard past > 0 else { return (nil, all.reshaped(Shape(batch * count, width))) }
+        let new = count - past
+        let old = context.tensor(Shape(batch, past, all.shape[2], all.shape[3]))
+        let current = context.tensor(Shape(batch * new, width))
+        for b in 0..<batch {
+            let source = all.pointer + b * count * width
+            (old.pointer + b * past * width).update(from: source, count: past * width)
+            (current.pointer + b * new * width).update(from: source + past * width, count: new * width)
+        }
+        return (old, current)
+    }
+}
