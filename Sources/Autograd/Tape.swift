@@ -43,13 +43,13 @@ public final class Tape {
     }
 
     /// As `record(_:_:)` for operations with several outputs, which look at their gradients themselves.
-    func recordRaw(_ backward: @escaping () -> Void) {
+    public func recordRaw(_ backward: @escaping () -> Void) {
         guard isRecording else { return }
         records.append(backward)
     }
 
     /// Called inside a backward: work that only parameters wait for.
-    func postpone(_ weightGradient: @escaping () -> Void) { postponed.append(weightGradient) }
+    public func postpone(_ weightGradient: @escaping () -> Void) { postponed.append(weightGradient) }
 
     /// Runs the recorded operations backwards, from gradients already accumulated in the outputs.
     public func inputGradients() {

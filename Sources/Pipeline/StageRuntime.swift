@@ -81,7 +81,7 @@ public final class StageRuntime {
 
     private var cut = BatchCut(rows: 0, time: 0, microBatchCount: 1, chunkCount: 1)
     private var batch = TokenBatch(rows: 0, time: 0, inputs: [], targets: [], restarts: [])
-    private var step = 0
+    private var stepNumber = 0
     private var isTraining = true
     private var lossScale: Float = 0
     private var losses: [LossSum?] = []
@@ -132,7 +132,7 @@ public final class StageRuntime {
     public func begin(batch: TokenBatch, cut: BatchCut, step: Int, isTraining: Bool, lossScale: Float) {
         self.batch = batch
         self.cut = cut
-        self.step = step
+        stepNumber = step
         self.isTraining = isTraining
         self.lossScale = lossScale
         losses = Array(repeating: nil, count: cut.microBatchCount * cut.chunkCount)
@@ -197,7 +197,7 @@ public final class StageRuntime {
         let positions = cut.positions(ofChunk: unit.chunk)
         let pass = Pass(
             tape: state.tape, batch: rows.count, time: positions.count, positionOffset: positions.lowerBound,
-            seed: seed, step: step, samples: rows.map(UInt32.init), isTraining: isTraining)
+            seed: seed, step: stepNumber, samples: rows.map(UInt32.init), isTraining: isTraining)
         var x = state.input
         for index in stageLayers[unit.stage] {
             switch layers[index] {

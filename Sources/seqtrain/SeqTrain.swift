@@ -22,7 +22,6 @@ struct SeqTrain: ParsableCommand {
         defaultSubcommand: Train.self)
 
     static func main() {
-        setvbuf(stdout, nil, _IOLBF, 0)
         do {
             var command = try parseAsRoot()
             try command.run()

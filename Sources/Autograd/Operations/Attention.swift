@@ -2,7 +2,7 @@ import Kernels
 import Tensors
 
 /// Sizes and positions of one causal attention.
-public struct AttentionGeometry: Sendable {
+public struct AttentionGeometry {
     /// `B`, `T`.
     public let batch, time: Int
     /// `H`, `Hkv` (divides `H`), `d`.

@@ -22,7 +22,7 @@ public final class LossSum {
 extension Tape {
     /// Bound on the logits held at once: 16 MiB of floats, but at least 64 rows so that the product
     /// over the rows stays a matrix product.
-    static func crossEntropyBlockRows(rows: Int, vocabulary: Int) -> Int {
+    public static func crossEntropyBlockRows(rows: Int, vocabulary: Int) -> Int {
         let limit = max(64, (4 << 20) / vocabulary)
         let blocks = (rows + limit - 1) / limit
         return (rows + blocks - 1) / blocks

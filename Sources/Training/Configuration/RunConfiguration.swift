@@ -161,7 +161,7 @@ extension RunConfiguration.ParallelSection {
         guard reader.has(key) else { return nil }
         var text = ""
         if case .scalar(let written, _)? = reader.node(key)?.content { text = written }
-        let units: [(String, Double)] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)]
+        let units: [(String, Double)] = [("GiB", 1_073_741_824), ("MiB", 1_048_576), ("KiB", 1024), ("", 1)]
         for (suffix, factor) in units where text.hasSuffix(suffix) {
             if let number = Double(text.dropLast(suffix.count)), number > 0, number * factor < 1e18 {
                 return Int(number * factor)

@@ -25,6 +25,13 @@ public struct Sampler: Sendable {
 
     public init(_ options: SamplingOptions) { self.options = options }
 
+    /// A number in [0, 1) with 53 random bits.
+    private func uniform(_ position: Int) -> Double {
+        let stream = PhiloxStream(seed: options.seed, c: 2)
+        let words = Philox.words(stream, first: 2 * position, count: 2)
+        return Double(UInt64(words[0]) << 21 ^ UInt64(words[1]) >> 11) * 0x1p-53
+    }
+
     /// - Parameters:
     ///   - logits: `[V]`, natural-log scale.
     ///   - position: index of the token to be drawn, the counter of the random draw.
@@ -49,7 +56,7 @@ public struct Sampler: Sendable {
             if let kept { candidates.removeLast(candidates.count - kept - 1) }
         }
         let total = candidates.reduce(0) { $0 + $1.weight }
-        var remaining = Double(Philox.uniform(seed: options.seed, position)) * total
+        var remaining = uniform(position) * total
         for candidate in candidates {
             remaining -= candidate.weight
             if remaining < 0 { return candidate.id }

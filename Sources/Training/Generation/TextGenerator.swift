@@ -1,6 +1,7 @@
 import Communication
 import Models
 import Pipeline
+import Tensors
 
 /// Continues a prompt with the trained model, under the same pipeline that trained it.
 public final class TextGenerator {

@@ -1,4 +1,6 @@
+import Autograd
 import Models
+import Tensors
 
 /// The table that `seqtrain describe` prints.
 enum ModelDescription {

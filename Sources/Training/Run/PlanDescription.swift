@@ -16,13 +16,16 @@ enum PlanDescription {
         let work = plan.stageCosts.map { $0.forward + $0.inputGradient + $0.weightGradient }
         let mean = work.reduce(0, +) / Double(work.count)
         for (stage, layers) in plan.stageLayers.enumerated() {
-            let names = [model.layers[layers.lowerBound].name, model.layers[layers.upperBound - 1].name]
-            lines.append(
-                "stage \(stage): layers \(layers.lowerBound)-\(layers.upperBound - 1) (\(names[0])"
-                    + (layers.count > 1 ? " … \(names[1])" : "") + "), load \(ModelDescription.fixed(work[stage] / mean, 2))"
-                    + ", parameters with gradients and optimiser \(ModelDescription.bytes(plan.stateBytes[stage]))"
-                    + ", activations \(ModelDescription.bytes(simulation.ranks[stage].peakBytes))"
-                    + " in \(simulation.ranks[stage].peakUnits) units, peak \(ModelDescription.bytes(plan.predictedPeakBytes[stage]))")
+            let usage = simulation.ranks[stage]
+            let first = model.layers[layers.lowerBound].name
+            let last = model.layers[layers.upperBound - 1].name
+            var line = "stage \(stage): layers \(layers.lowerBound)-\(layers.upperBound - 1) (\(first)"
+            if layers.count > 1 { line += " … \(last)" }
+            line += "), load \(ModelDescription.fixed(work[stage] / mean, 2))"
+            line += ", parameters with gradients and optimiser \(ModelDescription.bytes(plan.stateBytes[stage]))"
+            line += ", activations \(ModelDescription.bytes(usage.peakBytes)) in \(usage.peakUnits) units"
+            line += ", peak \(ModelDescription.bytes(plan.predictedPeakBytes[stage]))"
+            lines.append(line)
         }
         lines += [
             "",
@@ -30,9 +33,16 @@ enum PlanDescription {
                 + " (uniform stages: \(ModelDescription.fixed(100 * idealBubble(run, stageCount), 1)) %)",
         ]
         if plan.training.shape.unitsPerStage * stageCount <= 1024 {
-            lines += ["", ScheduleDrawing.text(plan.training)]
+            lines += ["", try drawing(plan)]
         }
         return lines.joined(separator: "\n")
+    }
+
+    /// The order of the actions, drawn for equal stages whose backward takes twice the forward.
+    private static func drawing(_ plan: RunPlan) throws -> String {
+        let costs = CostModel.uniform(stageCount: plan.stageCount, forward: 1, inputGradient: 1, weightGradient: 1)
+        return ScheduleDrawing.text(
+            plan.training, try Simulator.simulate(plan.training, costs, keepsTimeline: true), column: 1)
     }
 
     /// `(p − 1) / (m·k + p − 1)`, fill-drain and 1F1B alike.

@@ -1,6 +1,8 @@
+import Autograd
 import Communication
 import Models
 import Pipeline
+import Tensors
 
 /// How a run is laid out: which layers form which stage, and what every rank does in a step. A pure
 /// function of configuration and number of ranks; computed alike on every rank.
@@ -16,6 +18,9 @@ public struct RunPlan: Sendable {
     public let simulation: Simulation
     /// Bytes of parameters, gradients and optimiser state of each stage.
     public let stateBytes: [Int]
+
+    /// Bytes a rank needs at most: state, activations in flight, and the largest layer's temporaries.
+    public let predictedPeakBytes: [Int]
 
     public var stageCount: Int { stageLayers.count }
 
@@ -84,7 +89,8 @@ public struct RunPlan: Sendable {
             }
         let ranges = (0..<stageCount).map { partition.layers(of: $0) }
         stageLayers = ranges
-        stateBytes = ranges.map { $0.reduce(0) { $0 + costs[$1].fixedBytes } }
+        let stateBytes = ranges.map { $0.reduce(0) { $0 + costs[$1].fixedBytes } }
+        self.stateBytes = stateBytes
         let stageCosts = ranges.map { range in
             let forward = range.reduce(0.0) { $0 + layers[$1].forwardFLOPsPerToken(time: time) }
             let backward = range.reduce(0.0) { $0 + layers[$1].backwardFLOPsPerToken(time: time) }
@@ -100,6 +106,19 @@ public struct RunPlan: Sendable {
         self.stageCosts = stageCosts
         simulation = try Simulator.simulate(
             schedule, CostModel(stages: stageCosts, latency: 2e-6, bandwidth: 10e9), keepsTimeline: true)
+        let usage = simulation.ranks
+        predictedPeakBytes = ranges.enumerated().map { stage, range in
+            // While a layer runs, gradients of what it saved lie beside it; the head holds a block of logits.
+            var temporary = range.map { layers[$0].savedPerToken * unitTokens * 4 }.max()!
+            if range.upperBound == layers.count {
+                let rows = Tape.crossEntropyBlockRows(rows: unitTokens, vocabulary: model.vocabularySize)
+                temporary = max(temporary, rows * model.vocabularySize * 4)
+            }
+            let messages = 4 * max(stageCosts[stage].inputBytes, stageCosts[stage].outputBytes)
+            let dynamic = usage[stage].peakBytes + temporary + messages
+            // Buffers are rounded up to size classes, by a quarter at most.
+            return (stateBytes[stage] + dynamic) * 5 / 4
+        }
     }
 
     private static func explicit(_ counts: [Int], layerCount: Int, stageCount: Int) throws -> Partition {

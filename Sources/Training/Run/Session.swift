@@ -127,9 +127,9 @@ public final class Session {
             batch: batch, cut: plan.cut, step: step, isTraining: true, lossScale: Float(1 / Double(tokenCount)))
         do {
             result.timing = try trainer.run(runtime)
-        } catch let failure as ActionFailure {
+        } catch {
             // What STEP throws is about the run, not about an action, and all ranks throw it.
-            throw failure.underlying is RunError ? failure.underlying : failure
+            throw error.underlying is RunError ? error.underlying : error
         }
         bytesSent += result.timing.bytesSent
         runtime.finish()

@@ -1,3 +1,4 @@
+import Autograd
 import Communication
 import Foundation
 import Kernels

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Communication
 import Training
 
 struct Describe: ParsableCommand {
