@@ -135,7 +135,7 @@ public final class CheckpointStore {
             try FileSystem.write(Array(text.utf8), to: path + "/" + name)
             try add(name)
         }
-        try write("vocabulary.json", data.vocabulary.json)
+        try write("vocabulary.json", data.vocabulary.json.indentedText)
         if let resolvedConfiguration { try write("config.yaml", resolvedConfiguration) }
         // Data order and random draws are functions of seed and step, so these two are their whole state.
         try write(
@@ -143,7 +143,7 @@ public final class CheckpointStore {
             JSON.object([
                 .init("format", .int(1)), .init("step", .int(step)), .init("seed", .int(Int(session.run.seed))),
                 .init("optimizer", .string(session.run.optimizer.kind.rawValue)),
-                .init("vocabulary", .string(data.vocabulary.hash)),
+                .init("vocabulary", .string(data.vocabulary.vocabularyHash)),
             ]).indentedText)
         try manifest.write(to: path)
     }
@@ -246,7 +246,8 @@ public final class CheckpointStore {
             guard state["step"]?.int != nil else {
                 throw RunError.checkpoint(path: path + "/state.json", message: "names no step")
             }
-            try data.vocabulary.requireMatch(try Vocabulary(json: FileSystem.readText(path + "/vocabulary.json")))
+            let file = path + "/vocabulary.json"
+            try data.vocabulary.requireSame(as: try Vocabulary(JSON(parsing: FileSystem.read(file)), path: file))
             let files = try SafeTensorsCollection(path, prefix: Self.modelKind)
             for (_, parameter) in session.heldParameters {
                 parameter.materialize(seed: session.run.seed, session.context)

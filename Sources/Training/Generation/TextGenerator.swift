@@ -31,7 +31,7 @@ public final class TextGenerator {
         for position in 0..<request.tokens {
             var next: Int32 = 0
             if let logits {
-                let values = UnsafeBufferPointer(start: UnsafePointer(logits.pointer), count: vocabulary.size)
+                let values = UnsafeBufferPointer(start: UnsafePointer(logits.pointer), count: vocabulary.count)
                 next = Int32(sampler.next(values, position: position))
             }
             try withUnsafeMutableBytes(of: &next) { try communicator.broadcast($0, root: communicator.size - 1) }

@@ -36,7 +36,7 @@ enum Bench {
         var sentBefore = 0
         var allocationsBefore = 0
         for step in 1...warmup + steps {
-            let batch = try data.trainingBatch(step: step)
+            let batch = data.trainingBatch(step: step)
             if step == warmup + 1 {
                 sentBefore = session.bytesSent
                 allocationsBefore = session.context.pool.systemAllocationCount

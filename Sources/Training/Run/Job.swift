@@ -36,21 +36,26 @@ public final class Job {
     /// The model for a vocabulary; afterwards every key of the file must have been read.
     private func makeModel(dataVocabularySize: Int?, readsData: Bool) throws -> Model {
         let model = try Model(modelReader, dataVocabularySize: dataVocabularySize)
-        if !readsData { _ = try? DataConfiguration(dataReader, baseDirectory: "") }
+        // Data that are not needed are still checked for unknown keys.
+        if !readsData, root.has("data") { _ = try dataConfiguration() }
         try root.finish()
         return model
     }
 
     private func loadData() throws -> DataSet {
+        try DataSet(dataConfiguration(), seed: run.seed)
+    }
+
+    private func dataConfiguration() throws -> DataConfiguration {
         let directory = (configPath as NSString).deletingLastPathComponent
-        return try DataSet(
-            DataConfiguration(dataReader, baseDirectory: directory.isEmpty ? "." : directory),
-            batchSize: run.train.batchSize, sequenceLength: run.train.sequenceLength, seed: run.seed)
+        return try DataConfiguration(
+            dataReader, directory: directory.isEmpty ? "." : directory, batchSize: run.train.batchSize,
+            sequenceLength: run.train.sequenceLength)
     }
 
     private func open() throws -> (Session, DataSet) {
         let data = try Collective.agree(communicator) { try self.loadData() }
-        return (try openSession(dataVocabularySize: data.vocabulary.size), data)
+        return (try openSession(dataVocabularySize: data.vocabulary.count), data)
     }
 
     private func openSession(dataVocabularySize: Int?, readsData: Bool = true) throws -> Session {
@@ -74,7 +79,7 @@ public final class Job {
         return try loop.train()
     }
 
-    public func evaluate(checkpoint: String?, split: String) throws -> (loss: Double, tokens: Int, step: Int) {
+    public func evaluate(checkpoint: String?, split: Corpus.Split) throws -> (loss: Double, tokens: Int, step: Int) {
         let (session, data) = try open()
         let step = try loadCheckpoint(checkpoint, session, data)
         let batches = try Collective.agree(communicator) { try data.evaluationBatches(split: split) }
@@ -102,7 +107,7 @@ public final class Job {
     /// The layer table of `describe`.
     public func description() throws -> String {
         try Collective.agree(communicator) {
-            let size = self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.size
+            let size = self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
             return ModelDescription.table(model, time: self.run.train.sequenceLength)
         }
@@ -111,7 +116,7 @@ public final class Job {
     /// Cut, timeline, predicted bubble and memory for `ranks` ranks.
     public func planDescription(ranks: Int?) throws -> String {
         try Collective.agree(communicator) {
-            let size = self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.size
+            let size = self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
             return try PlanDescription.text(
                 model: model, run: self.run, stageCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)

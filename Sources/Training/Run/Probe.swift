@@ -39,7 +39,7 @@ enum Probe {
         if let path { try Collective.agree(communicator) { try load(path, session) } }
         let batch = try Collective.agree(communicator) {
             switch source {
-            case .data(let data): return try data.trainingBatch(step: 1)
+            case .data(let data): return data.trainingBatch(step: 1)
             case .given(let batch):
                 try check(batch, session)
                 return batch

@@ -67,7 +67,7 @@ public final class TrainingLoop {
             let isLast = step == total
             let validates = run.eval.every > 0 && (step % run.eval.every == 0 || isLast)
             let reports = step % run.logEvery == 0 || isLast || validates || step == 1
-            let batch = try data.trainingBatch(step: step)
+            let batch = data.trainingBatch(step: step)
             if step == 1, run.parallel.traceSteps > 0 {
                 try session.communicator.barrier()
                 session.recorder = TraceRecorder(capacity: 1 << 20)
@@ -82,7 +82,7 @@ public final class TrainingLoop {
 
             if validates {
                 let (loss, tokens) = try session.evaluate(
-                    data.validationBatches(limit: run.eval.batches), isStream: data.isStream)
+                    validation(), isStream: data.isStream)
                 outcome.validationLoss = loss / Double(max(1, tokens))
             }
             if isReporter {
@@ -145,6 +145,10 @@ public final class TrainingLoop {
         if isMilestone { fields.append(.init("bubble", .double(bubble))) }
         if let validation { fields.append(.init("validation_loss", .double(validation))) }
         try metrics?.append(fields)
+    }
+
+    private func validation() throws -> some Sequence<TokenBatch> {
+        try data.evaluationBatches(split: .valid, limit: run.eval.batches)
     }
 
     private func report(_ text: String) { if isReporter { display.message(text) } }

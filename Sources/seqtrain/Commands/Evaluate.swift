@@ -19,12 +19,12 @@ struct Evaluate: ParsableCommand {
     }
 
     func run() throws {
-        let (checkpoint, split) = (checkpoint, split)
+        let (checkpoint, split) = (checkpoint, Corpus.Split(rawValue: split)!)
         try job.run { job in
             let result = try job.evaluate(checkpoint: checkpoint, split: split)
             guard job.communicator.rank == 0 else { return }
             print(String(
-                format: "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %d tokens", split,
+                format: "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %d tokens", split.rawValue,
                 result.step, result.loss, exp(result.loss), result.loss / log(2), result.tokens))
         }
     }
