@@ -1,0 +1,36 @@
+import CKernels
+
+/// Cross-entropy of logits `[rows, classes]` against class indices `[rows]`; a negative index is ignored.
+public enum CrossEntropy {
+    /// `losses[r] = log Σ e^x − x[target]`, in nats; 0 in ignored rows.
+    public static func losses(
+        _ logits: UnsafePointer<Float>, targets: UnsafePointer<Int32>, into losses: UnsafeMutablePointer<Float>,
+        rows: Int, classes: Int, threads: ThreadPool
+    ) {
+        // The C loop writes to the logits only when a gradient is asked for.
+        run(UnsafeMutablePointer(mutating: logits), targets, losses, rows, classes, 0, gradient: false, threads)
+    }
+
+    /// As `losses`, and turns the logits into their gradient `(softmax − onehot)·scale`; 0 in ignored rows.
+    /// - Parameter scale: the weight of a row in the total loss, such as 1 / (number of counted rows in the batch).
+    public static func lossesAndGradient(
+        _ logits: UnsafeMutablePointer<Float>, targets: UnsafePointer<Int32>,
+        into losses: UnsafeMutablePointer<Float>, rows: Int, classes: Int, scale: Float, threads: ThreadPool
+    ) {
+        run(logits, targets, losses, rows, classes, scale, gradient: true, threads)
+    }
+
+    private static func run(
+        _ logits: UnsafeMutablePointer<Float>, _ targets: UnsafePointer<Int32>,
+        _ losses: UnsafeMutablePointer<Float>, _ rows: Int, _ classes: Int, _ scale: Float, gradient: Bool,
+        _ threads: ThreadPool
+    ) {
+        for r in 0..<rows {
+            require(targets[r] < classes, "CrossEntropy: target \(targets[r]) in row \(r); expected below \(classes)")
+        }
+        threads.forEachRowPanel(of: rows, width: classes) { row, count in
+            ck_cross_entropy(
+                losses + row, logits + row * classes, classes, targets + row, count, classes, scale, gradient ? 1 : 0)
+        }
+    }
+}
