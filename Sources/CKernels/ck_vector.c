@@ -1,4 +1,6 @@
 #include "ck_vector_dispatch.h"
+#include <stdlib.h>
+#include <string.h>
 
 #define CK_VARIANT 0
 #include "ck_vector_loops.h"
@@ -22,10 +24,18 @@ static int best_level(void) {
 }
 
 int ck_vector_level_in_use = 0;
-__attribute__((constructor)) static void choose_level(void) { ck_vector_level_in_use = best_level(); }
 int ck_vector_level(void) { return ck_vector_level_in_use; }
 void ck_vector_select_level(int level) {
   if (level == 0 || level == best_level() || (level == 3 && best_level() == 4)) ck_vector_level_in_use = level;
+}
+
+// The same variable and words as the matrix products; what is wrong with them is reported there, in Swift.
+__attribute__((constructor)) static void choose_level(void) {
+  const char *asked = getenv("SEQTRAIN_ISA");
+  ck_vector_level_in_use = best_level();
+  if (!asked) return;
+  if (!strcmp(asked, "portable")) ck_vector_select_level(0);
+  if (!strcmp(asked, "avx2")) ck_vector_select_level(3);
 }
 
 CK_DISPATCH(void, ck_add, (float *y, const float *a, const float *b, size_t n), y, a, b, n)
