@@ -120,8 +120,11 @@ import Testing
     @Test(arguments: cases)
     func threadsDoNotShow(c: Case) {
         let one = Self.run(c, pool: onePool), two = Self.run(c, pool: twoPool)
-        #expect(sameBits(one.o, two.o) && sameBits(one.lse, two.lse))
-        #expect(sameBits(one.dq, two.dq) && sameBits(one.dk, two.dk) && sameBits(one.dv, two.dv))
+        expectSameBits(one.o, two.o)
+        expectSameBits(one.lse, two.lse)
+        expectSameBits(one.dq, two.dq)
+        expectSameBits(one.dk, two.dk)
+        expectSameBits(one.dv, two.dv)
     }
 
     /// Any cut of the tokens gives the bits of the whole: training in chunks and generating token by token agree.
@@ -142,20 +145,20 @@ import Testing
             var dkPart = zeros((start + tokens) * width), dvPart = dkPart
             Attention.forward(
                 q: q, k: x.k, v: x.v, output: &o, logSumExp: &lse, shape: shape, threads: onePool)
-            #expect(sameBits(o, Array(whole.o[start * row..<(start + tokens) * row])))
+            expectSameBits(o, Array(whole.o[start * row..<(start + tokens) * row]))
             Attention.backward(
                 dOutput: g, q: q, k: x.k, v: x.v, output: o, logSumExp: lse, dq: &dqPart, dk: &dkPart, dv: &dvPart,
                 delta: &delta, shape: shape, threads: onePool)
             dq += dqPart
             for i in dkPart.indices { dk[i] += Double(dkPart[i]) }
         }
-        #expect(sameBits(dq, whole.dq))
+        expectSameBits(dq, whole.dq)
         #expect(relativeError(whole.dk, dk) < 1e-6)
     }
 
     @Test func windowOfOneIsTheValueAndEqualKeysAverage() {
         let c = Case(batch: 1, tokens: 20, heads: 1, shared: 1, width: 8, window: 1)
-        #expect(sameBits(Self.run(c, pool: onePool).o, Self.inputs(c).v))
+        expectSameBits(Self.run(c, pool: onePool).o, Self.inputs(c).v)
         let tokens = 70, v = randomFloats(tokens, seed: 1), equal = [Float](repeating: 1, count: tokens)
         var o = zeros(tokens), lse = zeros(tokens)
         Attention.forward(

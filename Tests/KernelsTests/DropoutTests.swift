@@ -16,15 +16,13 @@ import Testing
     @Test func microBatchesChunksAndThreadsDoNotShow() {
         let samples = 4, count = 20_011
         let whole = mask(samples: samples, count: count)
-        #expect(sameBits(whole, mask(samples: samples, count: count, pool: twoPool)))
+        expectSameBits(whole, mask(samples: samples, count: count, pool: twoPool))
         for s in 0..<samples {
-            #expect(
-                sameBits(mask(samples: 1, count: count, firstSample: s), Array(whole[s * count..<(s + 1) * count])))
+            expectSameBits(mask(samples: 1, count: count, firstSample: s), Array(whole[s * count..<(s + 1) * count]))
         }
         for (first, length) in [(1, 6), (63, 100), (10_000, 257)] {
-            #expect(
-                sameBits(
-                    mask(samples: 1, count: length, firstElement: first), Array(whole[first..<first + length])))
+            expectSameBits(
+                mask(samples: 1, count: length, firstElement: first), Array(whole[first..<first + length]))
         }
     }
 

@@ -44,6 +44,6 @@ import Testing
                     p, into: p, batch: 1, tokens: 1, heads: heads, start: t, table: table, threads: onePool)
             }
         }
-        #expect(sameBits(whole, chunked))
+        expectSameBits(whole, chunked)
     }
 }

@@ -5,8 +5,9 @@ import Testing
 /// Sizes around the vector width (16), and away from its multiples.
 let awkwardSizes = [1, 7, 63, 100, 257]
 
-let onePool = ThreadPool(threadCount: 1)
-let twoPool = ThreadPool(threadCount: 2)
+// A new pool at each use: tests run side by side, and a pool serves one caller at a time.
+var onePool: ThreadPool { ThreadPool(threadCount: 1) }
+var twoPool: ThreadPool { ThreadPool(threadCount: 2) }
 
 /// Uniform in `[−scale, scale)`, the same for the same seed.
 func randomFloats(_ count: Int, seed: UInt64, scale: Float = 1) -> [Float] {
@@ -36,7 +37,10 @@ func ulps(_ got: Float, _ reference: Double) -> Double {
     return abs(Double(got) - reference) / Double(rounded.ulp)
 }
 
-/// Equal to the bit (NaN equals NaN of the same bits).
-func sameBits(_ a: [Float], _ b: [Float]) -> Bool {
-    a.count == b.count && zip(a, b).allSatisfy { $0.bitPattern == $1.bitPattern }
+/// Records an issue that names the first element whose bits differ.
+func expectSameBits(_ a: [Float], _ b: [Float], sourceLocation: SourceLocation = #_sourceLocation) {
+    let difference = zip(a, b).enumerated().first { $1.0.bitPattern != $1.1.bitPattern }
+    if a.count == b.count && difference == nil { return }
+    let found = difference.map { "element \($0): \($1.0) and \($1.1)" } ?? "\(a.count) and \(b.count) elements"
+    Issue.record("bits differ: \(found)", sourceLocation: sourceLocation)
 }
