@@ -8,7 +8,7 @@ import Testing
         #expect(
             lowered.ranks[0].map(\.description) == [
                 "F s0 m0 c0", "SEND_A s0 m0 c0", "RECV_G s0 m0 c0", "WAIT_A s0 m0 c0", "F s0 m1 c0", "SEND_A s0 m1 c0",
-                "B s0 m0 c0", "RECV_G s0 m1 c0", "B s0 m1 c0", "WAIT_A s0 m1 c0", "REDUCE_TIED", "STEP",
+                "RECV_G s0 m1 c0", "B s0 m0 c0", "B s0 m1 c0", "WAIT_A s0 m1 c0", "REDUCE_TIED", "STEP",
             ])
         #expect(
             lowered.ranks[1].map(\.description) == [

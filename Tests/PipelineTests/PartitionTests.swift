@@ -36,13 +36,16 @@ import Testing
             }
             let legal = zip(Self.cuts(n, p), needs).filter { limit == nil || $0.1 <= limit! }.map(\.0)
             let times = legal.map { Self.stages(layers, $0).map { $0.reduce(0) { $0 + $1.time } }.max()! }
-            do {
-                let partition = try Partition(layers: layers, stageCount: p, liveUnits: units, memoryLimit: limit)
+            let result = Result { try Partition(layers: layers, stageCount: p, liveUnits: units, memoryLimit: limit) }
+            if legal.isEmpty {
+                let need = needs.min()!
+                let cut = Self.cuts(n, p)[needs.firstIndex(of: need)!]
+                #expect(throws: PartitionError.outOfMemory(limit: limit!, smallestNeed: need, cut: cut)) {
+                    try result.get()
+                }
+            } else {
                 let best = legal.indices.first { times[$0] == times.min()! }!
-                #expect(partition.layerCounts == legal[best])
-            } catch .outOfMemory(let reported, let need, let cut) {
-                #expect(legal.isEmpty && reported == limit && need == needs.min()!)
-                #expect(cut == Self.cuts(n, p)[needs.firstIndex(of: need)!])
+                #expect(try result.get().layerCounts == legal[best])
             }
         }
     }
@@ -59,26 +62,29 @@ import Testing
     }
 
     @Test func errorsAdvise() {
-        func words(_ body: () throws(PartitionError) -> Partition) -> String {
-            do throws(PartitionError) { return "\(try body())" } catch { return error.description }
-        }
         let layers = Array(repeating: LayerCost(time: 1, fixedBytes: 1 << 20, activationBytes: 1 << 19), count: 4)
-        #expect(
-            words { () throws(PartitionError) in try Partition(layers: layers, stageCount: 6) }
-                == "cannot cut 4 layers into 6 stages: every stage needs a layer; set parallel.stages to at most 4, "
-                + "or run on fewer ranks")
-        #expect(
-            words { () throws(PartitionError) in try Partition(layerCounts: [3, 3, 2], layerCount: 9) }
-                == "parallel.stages [3, 3, 2] adds up to 8 layers; the model has 9")
-        #expect(
-            words { () throws(PartitionError) in try Partition(layerCounts: [4, 0], layerCount: 4) }
-                == "parallel.stages [4, 0] has a stage without layers; every entry must be at least 1")
-        #expect(
-            words { () throws(PartitionError) in
-                try Partition(layers: layers, stageCount: 2, liveUnits: [2, 1], memoryLimit: 3 << 20)
-            }
-                == "no cut fits 3.0 MiB per rank: the smallest possible need is 4.0 MiB, with layers [2, 2]; use more "
-                + "stages, more re-materialisation, or smaller micro-batches")
+        Self.expectError(
+            "cannot cut 4 layers into 6 stages: every stage needs a layer; set parallel.stages to at most 4, "
+                + "or run on fewer ranks"
+        ) { try Partition(layers: layers, stageCount: 6) }
+        Self.expectError("parallel.stages [3, 3, 2] adds up to 8 layers; the model has 9") {
+            try Partition(layerCounts: [3, 3, 2], layerCount: 9)
+        }
+        Self.expectError("parallel.stages [4, 0] has a stage without layers; every entry must be at least 1") {
+            try Partition(layerCounts: [4, 0], layerCount: 4)
+        }
+        Self.expectError(
+            "no cut fits 3.0 MiB per rank: the smallest possible need is 4.0 MiB, with layers [2, 2]; use more "
+                + "stages, more re-materialisation, or smaller micro-batches"
+        ) { try Partition(layers: layers, stageCount: 2, liveUnits: [2, 1], memoryLimit: 3 << 20) }
+    }
+
+    static func expectError(_ expected: String, _ body: () throws -> Partition) {
+        do {
+            Issue.record("no error but \(try body())")
+        } catch {
+            #expect("\(error)" == expected)
+        }
     }
 }
 

@@ -301,9 +301,8 @@ enum SlowJudge {
             }
         }
         guard zip(positions, schedule.ranks).allSatisfy({ $0 == $1.count }) else { return false }
-        for (rank, actions) in schedule.ranks.enumerated() where schedule.isLowered {
+        for actions in schedule.ranks where schedule.isLowered {
             if actions.suffix(2).map(\.kind) != [.reduceTied, .step] { return false }
-            _ = rank
         }
         return added.values.allSatisfy { units in
             units == units.sorted { ($0.microBatch, -$0.chunk) < ($1.microBatch, -$1.chunk) }
