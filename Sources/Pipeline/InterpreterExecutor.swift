@@ -1,10 +1,11 @@
 /// What a rank's stages can do; the interpreter decides when. Called from one thread, in the order of the schedule.
 ///
 /// Between stages of one rank the executor hands activations and gradients over itself; messages exist only between
-/// ranks. Memory returned by `receiveBuffer` must stay in place until `received`, by `sendBuffer` until `sent`; after
-/// any error the interpreter gives its requests up and the executor's memory is no longer used.
+/// ranks. Memory returned by `receiveBuffer` must stay in place until `received`, by `sendBuffer` until `sent`. After
+/// an error the interpreter gives its requests up; only an MPI send may still read its buffer then.
 public protocol StageExecutor: AnyObject {
-    /// Its input has been received or was handed over. `recorded` is false when a `recompute` follows, and in evaluation.
+    /// Its input has been received or was handed over.
+    /// - Parameter recorded: false when a `recompute` follows, and in evaluation.
     func forward(_ unit: UnitOfWork, recorded: Bool) throws
     /// Repeats an unrecorded forward, recorded.
     func recompute(_ unit: UnitOfWork) throws

@@ -65,8 +65,10 @@ public enum Trace {
             ? "{}"
             : #"{"stage":\#(action.stage),"micro_batch":\#(action.microBatch),"chunk":\#(action.chunk),"#
                 + #""recursion":\#(action.recursion)}"#
+        let start = microseconds(timed.start)
+        let duration = microseconds(timed.end - timed.start)
         return #"{"name":"\#(action)","cat":"\#(category)","ph":"X","pid":0,"tid":\#(rank),"#
-            + #""ts":\#(microseconds(timed.start)),"dur":\#(microseconds(timed.end - timed.start)),"args":\#(arguments)}"#
+            + #""ts":\#(start),"dur":\#(duration),"args":\#(arguments)}"#
     }
 
     /// Microseconds rounded to nanoseconds.

@@ -1,0 +1,41 @@
+import Pipeline
+import Testing
+
+@Suite struct ActionTests {
+    static let units = [
+        UnitOfWork(stage: 0, microBatch: 0), UnitOfWork(stage: 1, microBatch: 3, chunk: 2),
+        UnitOfWork(stage: 65535, microBatch: 4_294_967_295, chunk: 65535, recursion: 65535),
+    ]
+
+    @Test func everyKindSurvivesItsText() {
+        for kind in Action.Kind.allCases {
+            if kind.isGlobal {
+                #expect(Action(Action(kind).description) == Action(kind))
+                continue
+            }
+            for unit in Self.units {
+                #expect(Action(Action(kind, unit).description) == Action(kind, unit))
+            }
+        }
+        let unrecorded = Action(.forward, Self.units[1], recorded: false)
+        #expect(unrecorded.description == "F s1 m3 c2 unrecorded")
+        #expect(Action(unrecorded.description) == unrecorded)
+    }
+
+    @Test func textMayOmitChunkAndRecursion() {
+        #expect(Action("  B m3   s1 ") == Action(.backward, UnitOfWork(stage: 1, microBatch: 3)))
+        #expect(Action("SEND_G s1 m3 r2")?.recursion == 2)
+    }
+
+    @Test(arguments: [
+        "", "F", "F s1", "F m1", "f s0 m0", "F s0 m0 x1", "F s0 s1 m0", "F s0 m-1", "F s0 m+1", "F s0 m", "F 0 0",
+        "B s0 m0 unrecorded", "STEP s0", "F s65536 m0", "F s0 m4294967296", "RECV s0 m0",
+    ])
+    func malformedTextIsRefused(text: String) {
+        #expect(Action(text) == nil)
+    }
+
+    @Test func actionsAreSmall() {
+        #expect(MemoryLayout<Action>.stride == 12)
+    }
+}

@@ -1,0 +1,71 @@
+import Pipeline
+import Testing
+
+@Suite struct ScheduleTests {
+    @Test func textIsReadBack() throws {
+        for name in ScheduleCatalog.names {
+            let schedule = try ScheduleCatalog.training(
+                name, ScheduleRequest(stageCount: 3, microBatchCount: 4, chunkCount: 2, rematerialization: .exceptLast))
+            #expect(try Schedule(text: schedule.text) == schedule)
+            let lowered = try Lowering.lower(schedule)
+            #expect(try Schedule(text: lowered.text) == lowered)
+        }
+        let evaluation = ScheduleCatalog.evaluation(stageCount: 2, microBatchCount: 3)
+        #expect(try Schedule(text: evaluation.text) == evaluation)
+    }
+
+    @Test func handWrittenFileIsReadAndProved() throws {
+        let schedule = try Schedule(
+            text: """
+                # two stages, split gradients
+                schedule mine
+                micro_batches 2
+                placement 0 1
+                rank 1: F s1 m0; I s1 m0; F s1 m1; I s1 m1; W s1 m0; W s1 m1   # W late
+                rank 0: F s0 m0; F s0 m1; B s0 m0; I s0 m1; W s0 m1;
+                """)
+        #expect(schedule.shape == ScheduleShape(stageCount: 2, microBatchCount: 2))
+        #expect(schedule.ranks[1].count == 6)
+        try Verifier.verify(schedule)
+        try Verifier.verify(Lowering.lower(schedule))
+    }
+
+    @Test(arguments: [
+        ("schedule a\nplacement 0\nrank 0: F s0 m0", "schedule line 3: 'micro_batches' is missing"),
+        ("schedule a\nmicro_batches 1\nplacement 0 2\nrank 0:", "schedule line 3: 'placement' needs the rank"),
+        ("schedule a\nmicro_batches 0\nplacement 0", "schedule line 2: 'micro_batches' needs whole numbers of at least 1"),
+        ("schedule a\nmicro_batch 1", "schedule line 2: unknown word 'micro_batch'"),
+        ("schedule a\nmicro_batches 1\nplacement 0\nrank 0: F s0", "schedule line 4: got ' F s0'; expected an action"),
+        ("schedule a\nmicro_batches 1\nplacement 0 1\nrank 0: F s0 m0", "expected 0..<2"),
+        ("schedule a\nmicro_batches 1\nplacement 0\nrank 0:\nrank 0:", "schedule line 5: rank 0 is given twice"),
+        ("micro_batches 1\nplacement 0\nrank 0:", "'schedule <name>' is missing"),
+        ("schedule a\npurpose fun\nmicro_batches 1\nplacement 0\nrank 0:", "schedule line 2: 'purpose' needs"),
+        ("schedule a\nmicro_batches 1\nplacement 0\npeak 1 2\nrank 0:", "schedule line 4: 'peak' needs 1 numbers"),
+    ])
+    func badFilesNameTheLine(text: String, message: String) {
+        #expect {
+            try Schedule(text: text)
+        } throws: {
+            "\($0)".contains(message)
+        }
+    }
+
+    @Test func unknownNameListsTheKnownOnes() {
+        #expect {
+            try ScheduleCatalog.training("2f2b", ScheduleRequest(stageCount: 1, microBatchCount: 1))
+        } throws: {
+            "\($0)" == "unknown schedule '2f2b'; expected one of gpipe, 1f1b"
+        }
+    }
+
+    @Test func unitsAreNumberedDensely() {
+        let shape = ScheduleShape(stageCount: 3, microBatchCount: 2, chunkCount: 2, recursionCount: 2)
+        for index in 0..<shape.unitCount {
+            let unit = shape.unit(at: index)
+            #expect(shape.index(of: unit) == index)
+            if let next = shape.downstream(of: unit) { #expect(shape.upstream(of: next) == unit) }
+        }
+        #expect(shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1)) == UnitOfWork(stage: 0, microBatch: 1, recursion: 1))
+        #expect(shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1, recursion: 1)) == nil)
+    }
+}

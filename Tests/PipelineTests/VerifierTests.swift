@@ -1,0 +1,311 @@
+import Pipeline
+import Testing
+
+@Suite struct VerifierTests {
+    static func unit(_ s: Int, _ m: Int, _ c: Int = 0) -> UnitOfWork { UnitOfWork(stage: s, microBatch: m, chunk: c) }
+
+    static func schedule(
+        _ ranks: [String], stages placement: [Int], m: Int, k: Int = 1, r: Int = 1, peak: [Int]? = nil
+    ) throws -> Schedule {
+        var text = "schedule test\nmicro_batches \(m)\nchunks \(k)\nrecursions \(r)\n"
+        text += "placement " + placement.map(String.init).joined(separator: " ") + "\n"
+        if let peak { text += "peak " + peak.map(String.init).joined(separator: " ") + "\n" }
+        for (rank, list) in ranks.enumerated() { text += "rank \(rank): \(list)\n" }
+        return try Schedule(text: text)
+    }
+
+    static func words(_ schedule: Schedule) -> String {
+        Verifier.violations(in: schedule).map(\.description).joined(separator: "\n")
+    }
+
+    @Test(arguments: ["gpipe", "1f1b"], Rematerialization.allCases)
+    func generatedSchedulesAreLegalBeforeAndAfterLowering(name: String, mode: Rematerialization) throws {
+        for p in 1...6 {
+            for m in 1...9 {
+                for k in 1...4 {
+                    let request = ScheduleRequest(
+                        stageCount: p, microBatchCount: m, chunkCount: k, rematerialization: mode)
+                    let schedule = try ScheduleCatalog.training(name, request)
+                    #expect(Verifier.violations(in: schedule) == [], "p\(p) m\(m) k\(k)")
+                    for options in [
+                        LoweringOptions(), LoweringOptions(receiveLookAhead: 0, sendWindow: 1),
+                        LoweringOptions(receiveLookAhead: 1, sendWindow: 2, reducesReplicas: true),
+                    ] {
+                        let lowered = try Lowering.lower(schedule, options: options)
+                        #expect(Verifier.violations(in: lowered) == [], "p\(p) m\(m) k\(k) \(options)")
+                    }
+                }
+            }
+        }
+    }
+
+    @Test func evaluationIsLegal() throws {
+        for p in 1...4 {
+            for m in 1...5 {
+                let schedule = ScheduleCatalog.evaluation(stageCount: p, microBatchCount: m, chunkCount: 2)
+                try Verifier.verify(schedule)
+                try Verifier.verify(Lowering.lower(schedule))
+            }
+        }
+    }
+
+    // What PyTorch's `_validate_schedule` accepts.
+
+    @Test func microBatchWithoutBackwardIsRejected() throws {
+        let schedule = try Self.schedule(["F s0 m0; F s0 m1; B s0 m0; I s0 m0; W s0 m0"], stages: [0], m: 2)
+        #expect(Self.words(schedule).contains("rank 0, position 3, 'I s0 m0 c0': done before"))
+        let missing = try Self.schedule(["F s0 m0; F s0 m1; B s0 m0"], stages: [0], m: 2)
+        #expect(Self.words(missing).contains("rank 0, absent, 'I s0 m1 c0': the unit has no input gradient"))
+    }
+
+    @Test func duplicatesAreRejected() throws {
+        let schedule = try Self.schedule(["F s0 m0; F s0 m0; B s0 m0; B s0 m0"], stages: [0], m: 1)
+        #expect(Self.words(schedule).contains("rank 0, position 1, 'F s0 m0 c0': done before"))
+        #expect(Self.words(schedule).contains("rank 0, position 3, 'B s0 m0 c0': done before"))
+    }
+
+    @Test func backwardBeforeTheNextStagesBackwardIsRejected() throws {
+        let schedule = try Self.schedule(["F s0 m0; F s1 m0; B s0 m0; B s1 m0"], stages: [0, 0], m: 1)
+        #expect(
+            Self.words(schedule)
+                == "rank 0, position 2, 'B s0 m0 c0': waits for 'B s1 m0 c0' of rank 0 at position 3, "
+                + "while that rank is stuck at position 2")
+    }
+
+    // What PyTorch's simulator accepts.
+
+    @Test func backwardBeforeForwardIsRejected() throws {
+        let schedule = try Self.schedule(["F s0 m0; B s0 m0", "B s1 m0; F s1 m0"], stages: [0, 1], m: 1)
+        #expect(Self.words(schedule).contains("rank 1, position 0, 'B s1 m0 c0': waits for 'F s1 m0 c0' of rank 1 at"))
+        #expect(Self.words(schedule).contains("rank 0, position 1, 'B s0 m0 c0': waits for 'B s1 m0 c0' of rank 1"))
+    }
+
+    @Test func weightGradientBeforeInputGradientIsRejected() throws {
+        let schedule = try Self.schedule(["F s0 m0; W s0 m0; I s0 m0"], stages: [0], m: 1)
+        #expect(Self.words(schedule).contains("'W s0 m0 c0': waits for 'I s0 m0 c0'"))
+    }
+
+    @Test func chunkOrderIsChecked() throws {
+        let forward = try Self.schedule(["F s0 m0 c1; F s0 m0; B s0 m0 c1; B s0 m0"], stages: [0], m: 1, k: 2)
+        #expect(Self.words(forward).contains("'F s0 m0 c1': waits for 'F s0 m0 c0'"))
+        let backward = try Self.schedule(["F s0 m0; F s0 m0 c1; B s0 m0; B s0 m0 c1"], stages: [0], m: 1, k: 2)
+        #expect(Self.words(backward).contains("'B s0 m0 c0': weight gradients are added in micro-batch"))
+        let split = try Self.schedule(
+            ["F s0 m0; F s0 m0 c1; I s0 m0; I s0 m0 c1; W s0 m0 c1; W s0 m0"], stages: [0], m: 1, k: 2)
+        #expect(Self.words(split).contains("'I s0 m0 c0': waits for 'I s0 m0 c1'"))
+    }
+
+    @Test func gradientOrderIsChecked() throws {
+        let schedule = try Self.schedule(["F s0 m0; F s0 m1; B s0 m1; B s0 m0"], stages: [0], m: 2)
+        #expect(Self.words(schedule).contains("position 2, 'B s0 m1 c0'"))
+        #expect(Self.words(schedule).contains("'s0 m0 c0' comes first"))
+    }
+
+    @Test func memoryBoundIsChecked() throws {
+        let list = "F s0 m0; F s0 m1; B s0 m0; B s0 m1"
+        try Verifier.verify(Self.schedule([list], stages: [0], m: 2, peak: [2]))
+        let tight = try Self.schedule([list], stages: [0], m: 2, peak: [1])
+        #expect(Self.words(tight) == "rank 0, position 1, 'F s0 m1 c0': unit 2 alive at once; declared are at most 1")
+    }
+
+    @Test func recomputeBelongsExactlyToUnrecordedForwards() throws {
+        let needless = try Self.schedule(["F s0 m0; R s0 m0; B s0 m0"], stages: [0], m: 1)
+        #expect(Self.words(needless).contains("position 1, 'R s0 m0 c0': the forward of this unit was recorded"))
+        let absent = try Self.schedule(["F s0 m0 unrecorded; B s0 m0"], stages: [0], m: 1)
+        #expect(Self.words(absent).contains("absent, 'R s0 m0 c0': the forward of this unit was not recorded"))
+        let late = try Self.schedule(["F s0 m0 unrecorded; I s0 m0; R s0 m0; W s0 m0"], stages: [0], m: 1)
+        #expect(Self.words(late).contains("'I s0 m0 c0': waits for"))
+    }
+
+    @Test func foreignAndUnknownUnitsAreRejected() throws {
+        let schedule = try Self.schedule(["F s1 m0; B s1 m0", "F s0 m0; F s7 m0; B s0 m3"], stages: [0, 1], m: 1)
+        #expect(Self.words(schedule).contains("rank 0, position 0, 'F s1 m0 c0': stage 1 lies on rank 1"))
+        #expect(Self.words(schedule).contains("rank 1, position 1, 'F s7 m0 c0': outside 2 stages, 1 micro-batches"))
+    }
+
+    @Test func crossedWaitsDeadlockUnderRendezvous() throws {
+        let compute = try Self.schedule(
+            ["F s0 m0; B s0 m0", "F s1 m0; B s1 m0"], stages: [0, 1], m: 1)
+        var lowered = try Lowering.lower(compute, options: LoweringOptions(receiveLookAhead: 0))
+        try Verifier.verify(lowered)
+        // Rank 1 waits for its gradient's send before rank 0 can have posted the receive: legal. Rank 0 waiting for its
+        // activation's send before rank 1 posts is legal too. Waiting before one's own post is not.
+        let wait = Action(.waitGradient, Self.unit(1, 0))
+        lowered.ranks[1].removeAll { $0 == wait }
+        let send = lowered.ranks[1].firstIndex(of: Action(.sendGradient, Self.unit(1, 0)))!
+        lowered.ranks[1].insert(wait, at: send + 1)
+        try Verifier.verify(lowered)
+        let post = Action(.receiveGradient, Self.unit(0, 0))
+        lowered.ranks[0].removeAll { $0 == post || $0 == Action(.waitActivation, Self.unit(0, 0)) }
+        lowered.ranks[1].removeAll { $0 == Action(.receiveActivation, Self.unit(1, 0)) }
+        lowered.ranks[0].insert(contentsOf: [Action(.waitActivation, Self.unit(0, 0)), post], at: 2)
+        lowered.ranks[1].insert(Action(.receiveActivation, Self.unit(1, 0)), at: 1)
+        let words = Self.words(lowered)
+        #expect(words.contains("rank 0, position 2, 'WAIT_A s0 m0 c0': waits for 'RECV_A s1 m0 c0' of rank 1"))
+        #expect(words.contains("rank 1, position 0, 'F s1 m0 c0': waits for 'RECV_A s1 m0 c0' of rank 1 at position 1"))
+    }
+
+    /// A rank that holds the first and last stage: waiting after a fixed number of sends would deadlock.
+    @Test func vShapedPlacementIsLoweredWithoutDeadlock() throws {
+        for m in 1...8 {
+            let first =
+                (0..<m).map { "F s0 m\($0)" } + (0..<m).flatMap { ["F s3 m\($0)", "B s3 m\($0)"] }
+                + (0..<m).map { "B s0 m\($0)" }
+            let second = (0..<m).flatMap { ["F s1 m\($0)", "F s2 m\($0)", "B s2 m\($0)", "B s1 m\($0)"] }
+            let schedule = try Self.schedule(
+                [first.joined(separator: ";"), second.joined(separator: ";")], stages: [0, 1, 1, 0], m: m)
+            for window in 1...4 {
+                for lookAhead in 0...3 {
+                    let options = LoweringOptions(receiveLookAhead: lookAhead, sendWindow: window)
+                    try Verifier.verify(Lowering.lower(schedule, options: options))
+                }
+            }
+        }
+    }
+
+    @Test func ringIsLoweredAndProved() throws {
+        let rank = { (s: Int) in
+            [
+                "F s\(s) m0 r0", "F s\(s) m1 r0", "F s\(s) m0 r1", "F s\(s) m1 r1", "B s\(s) m0 r1", "B s\(s) m1 r1",
+                "B s\(s) m0 r0", "B s\(s) m1 r0",
+            ].joined(separator: ";")
+        }
+        let schedule = try Self.schedule((0..<2).map(rank), stages: [0, 1], m: 2, r: 2)
+        let lowered = try Lowering.lower(schedule)
+        try Verifier.verify(lowered)
+        #expect(lowered.ranks[1].contains(Action("SEND_A s1 m0 r0")!))
+        #expect(lowered.ranks[0].contains(Action("RECV_A s0 m0 r1")!))
+        #expect(lowered.ranks[0].contains(Action("SEND_G s0 m0 r1")!))
+    }
+
+    // Mutations: what the verifier says must agree with a slow judge written another way.
+
+    static let mutationSubjects: [(String, ScheduleRequest)] = [
+        ("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 2)),
+        ("1f1b", ScheduleRequest(stageCount: 3, microBatchCount: 4, rematerialization: .exceptLast)),
+        ("1f1b", ScheduleRequest(stageCount: 2, microBatchCount: 2, chunkCount: 2, rematerialization: .always)),
+    ]
+
+    @Test(arguments: mutationSubjects.indices, [false, true])
+    func anyDeletedDuplicatedOrRehomedActionIsFound(subject: Int, lowered: Bool) throws {
+        let (name, request) = Self.mutationSubjects[subject]
+        let compute = try ScheduleCatalog.training(name, request)
+        let schedule = lowered ? try Lowering.lower(compute) : compute
+        for rank in schedule.ranks.indices {
+            for position in schedule.ranks[rank].indices {
+                let action = schedule.ranks[rank][position]
+                var deleted = schedule
+                deleted.ranks[rank].remove(at: position)
+                var duplicated = schedule
+                duplicated.ranks[rank].insert(action, at: position)
+                var appended = schedule
+                appended.ranks[rank].append(action)
+                var rehomed = deleted
+                rehomed.ranks[(rank + 1) % rehomed.ranks.count].insert(action, at: 0)
+                for (word, mutant) in [
+                    ("delete", deleted), ("duplicate", duplicated), ("append", appended), ("re-home", rehomed),
+                ] {
+                    let violations = Verifier.violations(in: mutant)
+                    #expect(!violations.isEmpty, "\(word) '\(action)' of rank \(rank)")
+                    #expect(
+                        violations.contains { $0.action.unit == action.unit || $0.action.kind.isGlobal },
+                        "\(word) '\(action)' of rank \(rank): \(violations)")
+                }
+            }
+        }
+    }
+
+    @Test(arguments: mutationSubjects.indices, [false, true])
+    func swapsAreJudgedAsByTheSlowJudge(subject: Int, lowered: Bool) throws {
+        let (name, request) = Self.mutationSubjects[subject]
+        let compute = try ScheduleCatalog.training(name, request)
+        let schedule = lowered ? try Lowering.lower(compute) : compute
+        var rejected = 0
+        var accepted = 0
+        for rank in schedule.ranks.indices {
+            for first in schedule.ranks[rank].indices {
+                for second in first + 1..<min(first + 7, schedule.ranks[rank].count) {
+                    var mutant = schedule
+                    mutant.ranks[rank].swapAt(first, second)
+                    let isLegal = Verifier.violations(in: mutant).isEmpty
+                    #expect(isLegal == SlowJudge.accepts(mutant), "rank \(rank): \(first) ↔ \(second)")
+                    if isLegal { accepted += 1 } else { rejected += 1 }
+                }
+            }
+        }
+        #expect(rejected > 0 && (accepted > 0 || !lowered))
+    }
+}
+
+/// Judges the order of a complete schedule by repeating "run whatever can run" over sets of words.
+enum SlowJudge {
+    static func accepts(_ schedule: Schedule) -> Bool {
+        let shape = schedule.shape
+        var done: Set<String> = []
+        var positions = schedule.ranks.map { _ in 0 }
+        var live = positions
+        var added: [Int: [UnitOfWork]] = [:]
+        func isRemote(_ a: UnitOfWork, _ b: UnitOfWork) -> Bool {
+            schedule.isLowered && schedule.placement.ranks[a.stage] != schedule.placement.ranks[b.stage]
+        }
+        func needs(_ action: Action) -> [String] {
+            let unit = action.unit
+            var before = unit
+            before.chunk -= 1
+            var after = unit
+            after.chunk += 1
+            switch action.kind {
+            case .forward:
+                var result = unit.chunk > 0 ? ["F \(before)"] : []
+                if let up = shape.upstream(of: unit) {
+                    result += isRemote(up, unit) ? ["SEND_A \(up)", "RECV_A \(unit)"] : ["F \(up)"]
+                }
+                return result
+            case .recompute: return ["F \(unit)"]
+            case .inputGradient, .backward:
+                var result = ["kept \(unit)"]
+                if unit.chunk < shape.chunkCount - 1 { result.append("I \(after)") }
+                if let down = shape.downstream(of: unit) {
+                    result += isRemote(down, unit) ? ["SEND_G \(down)", "RECV_G \(unit)"] : ["I \(down)"]
+                }
+                return result
+            case .weightGradient: return ["I \(unit)"]
+            case .sendActivation: return ["F \(unit)"]
+            case .sendGradient: return ["I \(unit)"]
+            case .waitActivation: return ["SEND_A \(unit)", "RECV_A \(shape.downstream(of: unit)!)"]
+            case .waitGradient: return ["SEND_G \(unit)", "RECV_G \(shape.upstream(of: unit)!)"]
+            default: return []
+            }
+        }
+        var moved = true
+        while moved {
+            moved = false
+            for (rank, actions) in schedule.ranks.enumerated() {
+                guard positions[rank] < actions.count else { continue }
+                let action = actions[positions[rank]]
+                guard needs(action).allSatisfy(done.contains) else { continue }
+                if positions[rank] < actions.count - 2, action.kind.isGlobal { return false }
+                done.insert("\(action.kind == .backward ? "I" : action.kind.text) \(action.unit)")
+                let keeps = action.kind == .recompute || action.kind == .forward && action.isRecorded
+                if keeps {
+                    done.insert("kept \(action.unit)")
+                    live[rank] += 1
+                    if live[rank] > schedule.peakUnits![rank] { return false }
+                }
+                if action.kind == .backward || action.kind == .weightGradient {
+                    live[rank] -= 1
+                    added[action.stage, default: []].append(action.unit)
+                }
+                positions[rank] += 1
+                moved = true
+            }
+        }
+        guard zip(positions, schedule.ranks).allSatisfy({ $0 == $1.count }) else { return false }
+        for actions in schedule.ranks where schedule.isLowered {
+            if actions.suffix(2).map(\.kind) != [.reduceTied, .step] { return false }
+        }
+        return added.values.allSatisfy { units in
+            units == units.sorted { ($0.microBatch, -$0.chunk) < ($1.microBatch, -$1.chunk) }
+        }
+    }
+}
