@@ -87,7 +87,7 @@ public final class Request {
     public func wait(timeout: Double? = nil) throws(CommunicationError) {
         if try test() { return }
         let limit = timeout ?? policy.timeout
-        let backoff = Backoff(oversubscribed: policy.oversubscribed)
+        var backoff = Backoff(oversubscribed: policy.oversubscribed)
         while try !test() {
             let waited = backoff.pause()
             if waited > limit { throw fail(after: waited) }
@@ -99,7 +99,7 @@ public final class Request {
         var pending = try requests.filterPending()
         guard let policy = pending.first?.policy else { return }
         let limit = timeout ?? policy.timeout
-        let backoff = Backoff(oversubscribed: policy.oversubscribed)
+        var backoff = Backoff(oversubscribed: policy.oversubscribed)
         while true {
             pending = try pending.filterPending()
             guard let first = pending.first else { return }
@@ -113,7 +113,7 @@ public final class Request {
     public static func waitAny(_ requests: [Request], timeout: Double? = nil) throws(CommunicationError) -> Int {
         guard let policy = requests.first?.policy else { fatalError("Request.waitAny: got no requests; expected at least one") }
         let limit = timeout ?? policy.timeout
-        let backoff = Backoff(oversubscribed: policy.oversubscribed)
+        var backoff = Backoff(oversubscribed: policy.oversubscribed)
         while true {
             for (index, request) in requests.enumerated() where try request.test() { return index }
             let waited = backoff.pause()
