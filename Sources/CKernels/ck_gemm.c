@@ -8,7 +8,7 @@
 
 // Cache blocks, in columns of B and rows of A: B block [KC, 480] about 1 MB, half of a server core's L2.
 #define BLOCK_COLUMNS 480
-#define BLOCK_ROWS 192
+#define BLOCK_ROWS 96
 #define DIRECT_ROWS 16
 
 typedef float vector4 __attribute__((vector_size(16)));
@@ -32,7 +32,7 @@ static inline void store_part4(float *p, vector4 v, int count) { memcpy(p, &v, (
 #define V_FMA(a, b, c) ((a) * (b) + (c))
 #define V_LOAD_PART(p, count) load_part4(p, count)
 #define V_STORE_PART(p, v, count) store_part4(p, v, count)
-#define V_LOAD_LANES(p, stride) V_LOAD(p)
+#define V_TRANSPOSE_LANES(out, in, c) ((out)[0] = (in)[c])
 #define V_UNPACK_LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
 #define V_UNPACK_HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
 #define V_PAIR_LOW(a, b) __builtin_shufflevector(a, b, 0, 1, 4, 5)
@@ -56,8 +56,9 @@ static inline __m256i first_lanes8(int count) {
 #define V_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define V_LOAD_PART(p, count) _mm256_maskload_ps(p, first_lanes8(count))
 #define V_STORE_PART(p, v, count) _mm256_maskstore_ps(p, first_lanes8(count), v)
-#define V_LOAD_LANES(p, stride) \
-    _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps((p) + 4 * (stride)), 1)
+#define V_TRANSPOSE_LANES(out, in, c)                                 \
+    ((out)[0] = _mm256_permute2f128_ps((in)[c], (in)[(c) + 4], 0x20), \
+     (out)[1] = _mm256_permute2f128_ps((in)[c], (in)[(c) + 4], 0x31))
 #define V_UNPACK_LOW(a, b) _mm256_unpacklo_ps(a, b)
 #define V_UNPACK_HIGH(a, b) _mm256_unpackhi_ps(a, b)
 #define V_PAIR_LOW(a, b) _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)))
@@ -67,12 +68,14 @@ static inline __m256i first_lanes8(int count) {
 
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), apply_to = function)
 static inline __mmask16 first_lanes16(int count) { return (__mmask16)((1u << count) - 1); }
-static inline __m512 load_lanes16(const float *p, ptrdiff_t stride) {
-    // Masked broadcasts from memory use the load ports, where register shuffles would compete for the one shuffle port.
-    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p));
-    v = _mm512_mask_broadcast_f32x4(v, 0x00f0, _mm_loadu_ps(p + 4 * stride));
-    v = _mm512_mask_broadcast_f32x4(v, 0x0f00, _mm_loadu_ps(p + 8 * stride));
-    return _mm512_mask_broadcast_f32x4(v, 0xf000, _mm_loadu_ps(p + 12 * stride));
+static inline __attribute__((always_inline)) void transpose_lanes16(__m512 *out, const __m512 *in, int c) {
+    const __m512 low01 = _mm512_shuffle_f32x4(in[c], in[c + 4], 0x44), high01 = _mm512_shuffle_f32x4(in[c], in[c + 4], 0xee);
+    const __m512 low23 = _mm512_shuffle_f32x4(in[c + 8], in[c + 12], 0x44);
+    const __m512 high23 = _mm512_shuffle_f32x4(in[c + 8], in[c + 12], 0xee);
+    out[0] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+    out[1] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+    out[2] = _mm512_shuffle_f32x4(high01, high23, 0x88);
+    out[3] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
 }
 #define NAME(x) avx512_##x
 #define V __m512
@@ -85,7 +88,7 @@ static inline __m512 load_lanes16(const float *p, ptrdiff_t stride) {
 #define V_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define V_LOAD_PART(p, count) _mm512_maskz_loadu_ps(first_lanes16(count), p)
 #define V_STORE_PART(p, v, count) _mm512_mask_storeu_ps(p, first_lanes16(count), v)
-#define V_LOAD_LANES(p, stride) load_lanes16(p, stride)
+#define V_TRANSPOSE_LANES(out, in, c) transpose_lanes16(out, in, c)
 #define V_UNPACK_LOW(a, b) _mm512_unpacklo_ps(a, b)
 #define V_UNPACK_HIGH(a, b) _mm512_unpackhi_ps(a, b)
 #define V_PAIR_LOW(a, b) _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)))
@@ -117,7 +120,7 @@ int ck_isa_supported(int isa) {
 
 static ptrdiff_t vector_width(int isa) { return isa == CK_ISA_AVX512 ? 16 : isa == CK_ISA_AVX2 ? 8 : 4; }
 
-ptrdiff_t ck_gemm_sliver(int isa) { return vector_width(isa) * (isa == CK_ISA_AVX512 ? 3 : 2); }
+ptrdiff_t ck_gemm_sliver_width(int isa) { return vector_width(isa) * (isa == CK_ISA_AVX512 ? 3 : 2); }
 
 size_t ck_gemm_scratch_floats(int isa) { return CK_GEMM_KC * (BLOCK_COLUMNS + BLOCK_ROWS); }
 
@@ -133,10 +136,19 @@ void ck_gemm_pack(
 }
 
 void ck_gemm(
-    int isa, int transpose_a, const float *a, ptrdiff_t lda, int b_kind, const float *b, ptrdiff_t ldb,
-    ptrdiff_t first_column, ptrdiff_t packed_columns, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, int accumulate,
-    const float *bias, float *c, ptrdiff_t ldc, float *scratch) {
-    DISPATCH(
-        isa, gemm, transpose_a, a, lda, b_kind, b, ldb, first_column, packed_columns, m, n, k, accumulate, bias, c, ldc,
-        scratch);
+    int isa, int transpose_a, const float *a, ptrdiff_t lda, int transpose_b, const float *b, ptrdiff_t ldb, ptrdiff_t m,
+    ptrdiff_t n, ptrdiff_t k, int accumulate, const float *bias, float *c, ptrdiff_t ldc, float *scratch) {
+    DISPATCH(isa, gemm, transpose_a, a, lda, transpose_b, b, ldb, m, n, k, accumulate, bias, c, ldc, scratch);
+}
+
+void ck_gemm_packed(
+    int isa, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, int accumulate,
+    const float *bias, float *c, ptrdiff_t ldc) {
+    DISPATCH(isa, gemm_packed, a, lda, b, m, n, k, accumulate, bias, c, ldc);
+}
+
+void ck_gemm_one_sliver(
+    int isa, const float *a, ptrdiff_t lda, const float *b, const float *next, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k,
+    int accumulate, float *c, ptrdiff_t ldc) {
+    DISPATCH(isa, sliver, a, lda, m, n, k, b, next, accumulate, NULL, c, ldc);
 }

@@ -44,13 +44,14 @@ public enum GEMM {
             biasWithAccumulate: accumulate && bias != nil)
         if m == 0 || n == 0 { return }
         let grid = Grid(
-            m: m, n: n, k: k, sliver: ck_gemm_sliver(packed.instructionSet.rawValue), packsB: false, packsA: false,
+            m: m, n: n, k: k, sliver: ck_gemm_sliver_width(packed.instructionSet.rawValue), packsB: false, packsA: false,
             threadCount: threads.threadCount)
-        threads.run(grid.taskCount) { task, worker in
+        threads.run(grid.taskCount) { task, _ in
             let (rows, columns) = grid.ranges(task)
-            multiplyPart(
-                a + rows.lowerBound * lda, lda: lda, packed: packed, columns: columns, m: rows.count, accumulate: accumulate,
-                bias: bias, into: c + rows.lowerBound * ldc + columns.lowerBound, ldc: ldc, worker: worker, threads: threads)
+            let (i, j) = (rows.lowerBound, columns.lowerBound)
+            ck_gemm_packed(
+                packed.instructionSet.rawValue, a + i * lda, lda, packed.base + j * k, rows.count, columns.count, k,
+                accumulate ? 1 : 0, bias.map { $0 + j }, c + i * ldc + j, ldc)
         }
     }
 
@@ -65,21 +66,8 @@ public enum GEMM {
         let isa = KernelVariant.current.instructionSet.rawValue
         let scratch = threads.gemmScratch(worker: worker, floats: ck_gemm_scratch_floats(isa))
         ck_gemm(
-            isa, transposeA ? 1 : 0, a, lda, transposeB ? 1 : 0, b, ldb, 0, n, m, n, k, accumulate ? 1 : 0, nil, c, ldc,
+            isa, transposeA ? 1 : 0, a, lda, transposeB ? 1 : 0, b, ldb, m, n, k, accumulate ? 1 : 0, nil, c, ldc,
             scratch)
-    }
-
-    /// Columns `columns` of the product with a packed B, on one worker; `c` points at the first of them.
-    /// `columns.lowerBound` must be a multiple of the sliver.
-    static func multiplyPart(
-        _ a: UnsafePointer<Float>, lda: Int, packed: PackedMatrix, columns: Range<Int>, m: Int, accumulate: Bool,
-        bias: UnsafePointer<Float>? = nil, into c: UnsafeMutablePointer<Float>, ldc: Int, worker: Int, threads: ThreadPool
-    ) {
-        let isa = packed.instructionSet.rawValue
-        ck_gemm(
-            isa, 0, a, lda, Int32(CK_B_PACKED), packed.base, 0, columns.lowerBound, packed.n, m, columns.count, packed.k,
-            accumulate ? 1 : 0, bias.map { $0 + columns.lowerBound }, c, ldc,
-            threads.gemmScratch(worker: worker, floats: ck_gemm_scratch_floats(isa)))
     }
 
     /// The native product with a given instruction set.
@@ -94,13 +82,13 @@ public enum GEMM {
         if m == 0 || n == 0 { return }
         let isa = instructionSet.rawValue
         let grid = Grid(
-            m: m, n: n, k: k, sliver: ck_gemm_sliver(isa), packsB: true, packsA: transposeA, threadCount: threads.threadCount)
+            m: m, n: n, k: k, sliver: ck_gemm_sliver_width(isa), packsB: true, packsA: transposeA, threadCount: threads.threadCount)
         threads.run(grid.taskCount) { task, worker in
             let (rows, columns) = grid.ranges(task)
             let (i, j) = (rows.lowerBound, columns.lowerBound)
             ck_gemm(
                 isa, transposeA ? 1 : 0, a + (transposeA ? i : i * lda), lda, transposeB ? 1 : 0,
-                b + (transposeB ? j * ldb : j), ldb, 0, columns.count, rows.count, columns.count, k, accumulate ? 1 : 0,
+                b + (transposeB ? j * ldb : j), ldb, rows.count, columns.count, k, accumulate ? 1 : 0,
                 bias.map { $0 + j }, c + i * ldc + j, ldc,
                 threads.gemmScratch(worker: worker, floats: ck_gemm_scratch_floats(isa)))
         }

@@ -40,7 +40,7 @@ public final class PackedMatrix: @unchecked Sendable {
             ld >= (transposed ? k : n),
             "PackedMatrix.pack: ld \(ld); expected at least \(transposed ? k : n) for [\(k), \(n)], transposed \(transposed)")
         // About 64 KiB of output per task.
-        let sliver = ck_gemm_sliver(instructionSet.rawValue)
+        let sliver = ck_gemm_sliver_width(instructionSet.rawValue)
         let columns = max(1, 16384 / max(1, k * sliver)) * sliver
         threads.run((n + columns - 1) / columns) { task, _ in
             ck_gemm_pack(
