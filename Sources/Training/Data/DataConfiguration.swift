@@ -13,8 +13,6 @@ public import Models
 /// | `minimum_count` | `words`: rarer words in the train split become `<unk>` | 1 |
 /// | `end_of_line` | `words`: `<eos>` after every line, blank ones too | true |
 /// | `sampling` | `random` windows, or parallel `stream`s whose carry runs on from step to step | `random` |
-/// | `sequence_length` | tokens predicted per sample and step | required |
-/// | `batch_size` | samples per step, over all replicas | required |
 ///
 /// Paths start at the configuration file's directory, or else at the current one. Token files are `.bin`
 /// (uint16, little-endian, no header) or `.npy` (one dimension of uint8, uint16, int32, uint32 or int64).
@@ -34,9 +32,9 @@ public struct DataConfiguration: Sendable {
     public var minimumCount: Int
     public var endOfLine: Bool
     public var sampling: Sampling
-    /// `T`.
+    /// `T`, from `train.sequence_length`.
     public var sequenceLength: Int
-    /// `B`.
+    /// `B`, from `train.batch_size`.
     public var batchSize: Int
     /// Where relative paths start.
     public var directory: String
@@ -57,7 +55,11 @@ public struct DataConfiguration: Sendable {
     }
 
     /// - Parameter directory: that of the configuration file.
-    public init(_ reader: ConfigurationReader, directory: String) throws(ConfigurationError) {
+    public init(
+        _ reader: ConfigurationReader, directory: String, batchSize: Int, sequenceLength: Int
+    ) throws(ConfigurationError) {
+        self.batchSize = batchSize
+        self.sequenceLength = sequenceLength
         self.directory = directory
         format = try reader.choice("format")
         let joined = format == .tokens ? "tokens" : "text"
@@ -81,8 +83,6 @@ public struct DataConfiguration: Sendable {
         minimumCount = format == .words ? try reader.int("minimum_count", default: 1, in: 1 ... .max) : 1
         endOfLine = format == .words ? try reader.bool("end_of_line", default: true) : false
         sampling = try reader.choice("sampling", default: .random)
-        sequenceLength = try reader.int("sequence_length", in: 1 ... 1 << 24)
-        batchSize = try reader.int("batch_size", in: 1 ... 1 << 24)
     }
 
     /// The files that paths and patterns stand for, in the order given; those of one pattern sorted.

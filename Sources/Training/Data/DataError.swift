@@ -22,7 +22,7 @@ public enum DataError: Error, Sendable, Equatable, CustomStringConvertible {
             return "data: the \(split) split is empty; give it a file with text, or a larger share in data.split"
         case .splitTooShort(let split, let tokens, let needed, let reason):
             return "data: the \(split) split has \(tokens) tokens, but \(needed) are needed (\(reason));"
-                + " give it more text, or reduce data.sequence_length or data.batch_size"
+                + " give it more text, or reduce train.sequence_length or train.batch_size"
         case .tokenOutOfRange(let split, let token, let position, let size):
             return "data: token \(token) at position \(position) of the \(split) split is outside 0..<\(size);"
                 + " raise data.vocabulary_size, or tokenize the file again"
