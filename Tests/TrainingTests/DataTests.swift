@@ -5,7 +5,7 @@ import Training
 @Suite struct DataTests {
     private func configuration(_ yaml: String, directory: String = ".") throws -> DataConfiguration {
         let reader = try ConfigurationReader(YAMLConfiguration.parse(yaml, file: "a.yaml"), path: "data")
-        let result = try DataConfiguration(reader, directory: directory)
+        let result = try DataConfiguration(reader, directory: directory, batchSize: 2, sequenceLength: 3)
         try reader.finish()
         return result
     }
