@@ -54,7 +54,7 @@ import Training
                     .init(name: "w", shape: [2, 2]), .init(name: "none", shape: [0, 3]),
                     .init(name: "n", element: .int64, shape: []),
                 ], metadata: [("format", "pt"), ("quote", "a\"b")])
-            try writer.write("w", [1, 2, 3, -4])
+            try writer.write("w", [Float]([1, 2, 3, -4]))
             try writer.write("none", [Float]())
             try writer.write("n", [Int64(-9)])
             let entry = try writer.finish()
@@ -155,7 +155,7 @@ import Training
             directory.path + "/ours",
             entries: [.init(name: "w", shape: [2, 3]), .init(name: "n", element: .int64, shape: [2])],
             metadata: [("step", "3")])
-        try writer.write("w", [1, 2, 3, 4, 5, 6.5])
+        try writer.write("w", [Float]([1, 2, 3, 4, 5, 6.5]))
         try writer.write("n", [Int64(1), -2])
         try writer.finish()
         let script = """
@@ -260,7 +260,7 @@ enum Python {
         guard FileManager.default.fileExists(atPath: "/dev/full") else { return }
         let got = message {
             let writer = try SafeTensorsWriter("/dev/full", entries: [.init(name: "w", shape: [1])])
-            try writer.write("w", [1])
+            try writer.write("w", [Float(1)])
             try writer.finish()
         }
         #expect(got == "/dev/full: cannot write: no space left on the device; free some or write elsewhere")

@@ -18,7 +18,7 @@ final class TemporaryDirectory {
 
     @discardableResult
     func file(_ name: String, _ bytes: [UInt8]) -> String {
-        FileManager.default.createFile(atPath: "\(path)/\(name)", contents: Data(bytes))
+        _ = FileManager.default.createFile(atPath: "\(path)/\(name)", contents: Data(bytes))
         return "\(path)/\(name)"
     }
 

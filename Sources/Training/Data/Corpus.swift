@@ -86,7 +86,7 @@ public final class Corpus: Sendable {
                 sequences.append((split, TokenSequence(bytesOf: try map(paths[0]))))
             } else {
                 var joined: [UInt8] = []
-                for path in paths { joined.append(contentsOf: try map(path).bytes) }
+                for path in paths { try map(path).withBytes { joined.append(contentsOf: $0) } }
                 sequences.append((split, TokenSequence(joined)))
             }
         }
@@ -128,7 +128,9 @@ public final class Corpus: Sendable {
         var texts: [(Split, [Int32])] = []
         for (split, paths) in sources {
             var numbers: [Int32] = []
-            for path in paths { table.append(try map(path).bytes, lineEnds: configuration.endOfLine, to: &numbers) }
+            for path in paths {
+                try map(path).withBytes { table.append($0, lineEnds: configuration.endOfLine, to: &numbers) }
+            }
             texts.append((split, numbers))
         }
         if let joined = texts.first?.1, let ranges = ranges(joined.count, configuration) {

@@ -11,6 +11,7 @@ public final class AtomicDirectory {
     /// Where to write files before `commit`.
     public let path: String
     private var isOpen = true
+    private static let replacedSuffix = ".partial-replaced"
 
     /// Creates the partial directory, and the missing ones above it.
     /// - Parameter token: makes the partial name unique among writers; the process id unless given.
@@ -29,7 +30,7 @@ public final class AtomicDirectory {
     public func commit() throws(FileError) {
         for name in try FileSystem.list(path) { try Self.flush("\(path)/\(name)") }
         try FileSystem.synchronizeDirectory(path)
-        let replaced = "\(destination).partial-replaced"
+        let replaced = destination + Self.replacedSuffix
         let replaces = FileSystem.exists(destination)
         if replaces {
             try FileSystem.remove(replaced)
@@ -59,13 +60,16 @@ public final class AtomicDirectory {
         guard FileSystem.isDirectory(directory) else { return [] }
         let leftovers = try FileSystem.list(directory).filter { $0.contains(".partial-") }
         for name in leftovers {
-            let original = "\(directory)/\(name.prefix(name.count - ".partial-replaced".count))"
-            // A crash between the two renames of `commit`: the old contents are the only complete ones.
-            if name.hasSuffix(".partial-replaced"), !FileSystem.exists(original) {
-                try FileSystem.rename("\(directory)/\(name)", to: original)
-            } else {
-                try FileSystem.remove("\(directory)/\(name)")
+            let path = "\(directory)/\(name)"
+            if name.hasSuffix(replacedSuffix) {
+                // A crash between the two renames of `commit`: the old contents are the only complete ones.
+                let original = String(path.dropLast(replacedSuffix.count))
+                if !FileSystem.exists(original) {
+                    try FileSystem.rename(path, to: original)
+                    continue
+                }
             }
+            try FileSystem.remove(path)
         }
         return leftovers
     }
@@ -105,10 +109,8 @@ public struct ChecksumManifest: Sendable, Equatable {
     public init(ofFilesIn directory: String) throws(FileError) {
         entries = []
         for name in try FileSystem.list(directory) where name != Self.fileName {
-            let file = try MappedFile("\(directory)/\(name)")
-            var checksum = Checksum()
-            checksum.update(file.bytes)
-            entries.append(Entry(name: name, byteCount: file.bytes.count, checksum: checksum.description))
+            let (byteCount, checksum) = try Self.measure("\(directory)/\(name)")
+            entries.append(Entry(name: name, byteCount: byteCount, checksum: checksum.description))
         }
     }
 
@@ -150,15 +152,21 @@ public struct ChecksumManifest: Sendable, Equatable {
     public func verify(in directory: String) throws(FileError) {
         for entry in entries {
             let path = "\(directory)/\(entry.name)"
-            let file = try MappedFile(path)
-            guard file.bytes.count >= entry.byteCount else {
-                throw .truncated(path: path, expectedBytes: entry.byteCount, actualBytes: file.bytes.count)
+            let (byteCount, checksum) = try Self.measure(path)
+            guard byteCount >= entry.byteCount else {
+                throw .truncated(path: path, expectedBytes: entry.byteCount, actualBytes: byteCount)
             }
-            var checksum = Checksum()
-            checksum.update(file.bytes)
-            guard checksum.description == entry.checksum, file.bytes.count == entry.byteCount else {
+            guard checksum.description == entry.checksum, byteCount == entry.byteCount else {
                 throw .checksumMismatch(path: path, expected: entry.checksum, actual: checksum.description)
             }
+        }
+    }
+
+    private static func measure(_ path: String) throws(FileError) -> (byteCount: Int, checksum: Checksum) {
+        try MappedFile(path).withBytes { bytes in
+            var checksum = Checksum()
+            checksum.update(bytes)
+            return (bytes.count, checksum)
         }
     }
 }

@@ -21,10 +21,11 @@ public struct Checksum: Sendable, Equatable, CustomStringConvertible {
 
     /// The checksum of a whole file.
     public static func ofFile(_ path: String) throws(FileError) -> Checksum {
-        let file = try MappedFile(path)
-        var checksum = Checksum()
-        checksum.update(file.bytes)
-        return checksum
+        try MappedFile(path).withBytes { bytes in
+            var checksum = Checksum()
+            checksum.update(bytes)
+            return checksum
+        }
     }
 
     public mutating func update(_ bytes: UnsafeRawBufferPointer) {

@@ -3,7 +3,9 @@ import Glibc
 /// A file mapped into memory for reading: pages load when touched, and ranks on one node share them.
 public final class MappedFile: @unchecked Sendable {
     public let path: String
-    public let bytes: UnsafeRawBufferPointer
+    /// Valid only while this object lives: for owners that keep it. Passing use goes through `withBytes`,
+    /// because a local reference may be released right after the last mention of it.
+    let bytes: UnsafeRawBufferPointer
 
     public init(_ path: String) throws(FileError) {
         self.path = path
@@ -17,6 +19,14 @@ public final class MappedFile: @unchecked Sendable {
             throw .system(operation: "map into memory", path: path, code: errno)
         }
         bytes = UnsafeRawBufferPointer(start: address, count: size)
+    }
+
+    /// Calls `body` with the contents of the file.
+    public func withBytes<Result, Failure>(
+        _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        defer { withExtendedLifetime(self) {} }
+        return try body(bytes)
     }
 
     deinit {
