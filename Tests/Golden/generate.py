@@ -539,7 +539,7 @@ class Case:
     def write(self, results: dict[str, Tensor]) -> int:
         """Returns the file's size in bytes."""
         tensors = {f"param.{name}": p.detach() for name, p in self.parameters.items()} | results
-        arrays = {name: np.ascontiguousarray(t.numpy().astype(np.float32)) for name, t in tensors.items()}
+        arrays = {name: t.contiguous().numpy().astype(np.float32) for name, t in tensors.items()}
         arrays |= {"batch.inputs": self.inputs.numpy(), "batch.targets": self.targets.numpy()}
         versions = f"python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
         path = CASES / f"{self.name}.safetensors"
