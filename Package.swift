@@ -58,6 +58,7 @@ let package = Package(
         .testTarget(
             name: "TrainingTests",
             dependencies: ["Training", "Pipeline", "Models", "Tensors", "Kernels", "Communication", "TestSupport"],
+            exclude: ["Fixtures"],
             swiftSettings: swiftSettings),
         .testTarget(
             name: "CommandLineTests", dependencies: ["Training", "Models", "TestSupport", "seqtrain"],

@@ -23,6 +23,8 @@ public final class Parameter {
     public private(set) var uses: [ParameterUse] = []
     /// Absent on ranks that own none of its uses.
     public private(set) var storedValue: Tensor?
+    /// Counts changes of the value, so that packed copies know when they are stale.
+    public private(set) var version = 0
 
     public init(name: String, shape: Shape, initializer: Initializer, decays: Bool) {
         self.name = name
@@ -35,6 +37,9 @@ public final class Parameter {
         guard let storedValue else { fatalError("parameter '\(name)' is used on a rank that does not own it") }
         return storedValue
     }
+
+    /// To be called by whoever has written to the value.
+    public func valueChanged() { version += 1 }
 
     /// Registers one more use-site.
     public func addUse() -> ParameterUse {

@@ -120,7 +120,9 @@ int ck_isa_supported(int isa) {
 
 static ptrdiff_t vector_width(int isa) { return isa == CK_ISA_AVX512 ? 16 : isa == CK_ISA_AVX2 ? 8 : 4; }
 
-ptrdiff_t ck_gemm_sliver_width(int isa) { return vector_width(isa) * (isa == CK_ISA_AVX512 ? 3 : 2); }
+ptrdiff_t ck_gemm_sliver_vectors(int isa) { return isa == CK_ISA_AVX512 ? 3 : 2; }
+
+ptrdiff_t ck_gemm_sliver_width(int isa) { return vector_width(isa) * ck_gemm_sliver_vectors(isa); }
 
 size_t ck_gemm_scratch_floats(int isa) { return CK_GEMM_KC * (BLOCK_COLUMNS + BLOCK_ROWS); }
 

@@ -4,7 +4,8 @@ import Synchronization
 public protocol PendingOperation: AnyObject {
     /// Makes progress; true once the message has completed. Not called again after true or an error.
     func poll() throws(CommunicationError) -> Bool
-    /// Gives the message up: afterwards the transport no longer touches the buffer, except for an MPI send.
+    /// Gives the message up. In process the transport no longer touches the buffer afterwards. MPI cannot take back a
+    /// send, nor a receive whose message has begun to arrive, so there the buffer must outlive the job.
     func abandon()
 }
 
@@ -75,7 +76,8 @@ public final class Request {
         return true
     }
 
-    /// Gives up a message that has not completed, on purpose. MPI may still read the buffer of a send.
+    /// Gives up a message that has not completed, on purpose. Under MPI the buffer must stay alive
+    /// until the job ends (see ``PendingOperation/abandon()``).
     public func cancel() {
         guard case .pending = state else { return }
         operation.abandon()

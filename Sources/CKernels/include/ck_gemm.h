@@ -27,6 +27,7 @@ size_t ck_gemm_scratch_floats(int isa);
 // vectors; a sliver is [k][width], and sliver follows sliver: column j, a multiple of the sliver width, starts at j * k.
 
 ptrdiff_t ck_gemm_sliver_width(int isa);
+ptrdiff_t ck_gemm_sliver_vectors(int isa);
 
 // Floats that a packed [k, n] matrix takes.
 size_t ck_gemm_packed_floats(int isa, ptrdiff_t k, ptrdiff_t n);

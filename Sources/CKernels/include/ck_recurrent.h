@@ -1,3 +1,47 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+
+// Point-wise parts of one time step of recurrent cells (torch.nn semantics), for `rows` batch rows and `units` neighbouring
+// hidden units. Pointers point at the first unit of the first row; *_row is the distance between rows in floats. Gate g of a
+// `gates` operand is `gate` floats after gate g - 1. `product` holds h[t-1] Whhᵀ, [rows][gates][product_gate], and is NULL
+// when h[t-1] is zero. A state pointer that is NULL stands for zeros. Every element is computed on its own: a result does
+// not depend on how rows and units are cut.
+
+// LSTM, gates i, f, g, o. In: pre-activations in `gates` without the recurrent product. Out: activated gates in place, c, y
+// and a second copy of y in `state`.
+void ck_lstm_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, const float *product, ptrdiff_t product_gate, float *gates, ptrdiff_t gate,
+    ptrdiff_t gates_row, const float *c_previous, ptrdiff_t c_previous_row, float *c, ptrdiff_t c_row, float *y,
+    ptrdiff_t y_row, float *state, ptrdiff_t state_row);
+
+// In: activated gates, c[t], c[t-1], dL/dy[t] and `dh`, the part of dL/dh[t] that came back through step t+1; `dc`, dL/dc[t]
+// from step t+1. Out: dL/d(pre-activation) in `gates` and a copy in `d_copy` (gates `copy_gate` apart); dL/dc[t-1] in `dc`.
+void ck_lstm_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, float *gates, ptrdiff_t gate, ptrdiff_t gates_row, const float *c,
+    ptrdiff_t c_row, const float *c_previous, ptrdiff_t c_previous_row, const float *dy, ptrdiff_t dy_row, const float *dh,
+    ptrdiff_t dh_row, float *dc, ptrdiff_t dc_row, float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row);
+
+// GRU, gates r, z, n. In: input parts (with every bias that may be added to them) in `gates`; `bias_n` [units], the recurrent
+// bias of n. Out: r, z, n in place, q = h[t-1] Whnᵀ + bias_n, y and a copy of y in `state`.
+void ck_gru_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, const float *product, ptrdiff_t product_gate, const float *bias_n,
+    float *gates, ptrdiff_t gate, ptrdiff_t gates_row, float *q, ptrdiff_t q_row, const float *h_previous,
+    ptrdiff_t h_previous_row, float *y, ptrdiff_t y_row, float *state, ptrdiff_t state_row);
+
+// Out: dL/d(input part) in `gates`; dL/dq in `q`; [dr, dz, dq] in `d_copy`; `dh`: on entry the part of dL/dh[t] from step
+// t+1, on exit the part of dL/dh[t-1] that passed by z (the caller adds d_copy Whh).
+void ck_gru_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, float *gates, ptrdiff_t gate, ptrdiff_t gates_row, float *q, ptrdiff_t q_row,
+    const float *h_previous, ptrdiff_t h_previous_row, const float *dy, ptrdiff_t dy_row, float *dh, ptrdiff_t dh_row,
+    float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row);
+
+// Elman, y = tanh(pre + product), or max(0, ·) when `relu`. `pre` and `y` may be the same memory.
+void ck_elman_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int relu, const float *product, ptrdiff_t product_gate, const float *pre,
+    ptrdiff_t pre_row, float *y, ptrdiff_t y_row, float *state, ptrdiff_t state_row);
+
+// Out: dL/d(pre-activation) in `d_pre` and a copy in `d_copy`.
+void ck_elman_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int relu, const float *y, ptrdiff_t y_row, const float *dy, ptrdiff_t dy_row,
+    const float *dh, ptrdiff_t dh_row, float *d_pre, ptrdiff_t d_pre_row, float *d_copy, ptrdiff_t copy_row);

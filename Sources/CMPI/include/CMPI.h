@@ -52,7 +52,8 @@ int cmpi_test(cmpi_request *request, bool *done, size_t *received);
 /// Lets MPI make progress on all messages.
 int cmpi_progress(void);
 
-/// Gives up a message: a receive is cancelled, a send is left to MPI (which cannot cancel sends).
+/// Gives up a message without waiting: a receive is cancelled if its message has not begun to arrive, anything else is
+/// left to MPI, which may go on using the buffer.
 void cmpi_abandon(cmpi_request *request, bool is_receive);
 
 /// Whether `code` says that a message was longer than the buffer posted for it.

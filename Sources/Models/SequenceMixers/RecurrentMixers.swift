@@ -10,7 +10,7 @@ import Tensors
 /// `bidirectional` (false), `output_projection` (false; adds `mixer.o_proj.weight [D, H·directions]`).
 final class RecurrentStack {
     struct Direction {
-        let weights: RecurrentWeights
+        let weights: RecurrentParameters
         let isReversed: Bool
     }
 
@@ -46,7 +46,7 @@ final class RecurrentStack {
                     ? bound
                     : .shifted(base: bound, rows: hiddenSize..<2 * hiddenSize, value: Float(forgetBias))
                 return Direction(
-                    weights: RecurrentWeights(
+                    weights: RecurrentParameters(
                         inputWeight: builder.matrix("mixer.weight_ih_\(suffix)", rows, inputWidth, bound),
                         recurrentWeight: builder.matrix("mixer.weight_hh_\(suffix)", rows, hiddenSize, bound),
                         inputBias: hasBias ? builder.vector("mixer.bias_ih_\(suffix)", rows, inputBias) : nil,

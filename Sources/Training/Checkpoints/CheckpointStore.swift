@@ -252,6 +252,7 @@ public final class CheckpointStore {
             for (_, parameter) in session.heldParameters {
                 parameter.materialize(seed: session.run.seed, session.context)
                 try Self.read(parameter.name, from: files, into: parameter.value)
+                parameter.valueChanged()
             }
             return state
         }

@@ -38,6 +38,7 @@ public final class Optimizer {
     ///   - gradient: the sum over the batch; multiplied by `scale` (clipping) on the fly.
     ///   - step: counted from 1, for the bias corrections and the first momentum.
     public func update(_ parameter: Parameter, gradient: Tensor, scale: Double, rate: Double, step: Int) {
+        defer { parameter.valueChanged() }
         let tensors = state[parameter.name] ?? [:]
         let decay = parameter.decays ? configuration.weightDecay : 0
         let (value, count) = (parameter.value.pointer, parameter.shape.count)

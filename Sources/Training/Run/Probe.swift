@@ -96,6 +96,7 @@ enum Probe {
                     "\(path): tensor '\(name)' has shape \(file.entry(name)?.shape.description ?? "(absent)"); the model wants \(parameter.shape)")
             }
             try file.readFloats(name, into: parameter.value.pointer, count: parameter.value.count)
+            parameter.valueChanged()
         }
     }
 }

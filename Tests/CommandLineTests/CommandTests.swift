@@ -1,0 +1,87 @@
+import Foundation
+import TestSupport
+import Testing
+
+/// The commands as a user meets them.
+@Suite(.serialized) struct CommandTests {
+    @Test func trainLearnsReportsAndSamples() throws {
+        let space = try Workspace()
+        let result = try space.run(
+            nil,
+            [
+                "train.steps=120", "eval.every=40", "checkpoint.directory=\(space.path)/run", "checkpoint.every=40",
+                "checkpoint.keep=2", "parallel.trace=2", "generate.prompt=the ", "generate.tokens=30",
+                "--local-ranks", "2",
+            ])
+        #expect(result.output.hasPrefix("the "))
+        #expect(result.errorOutput.contains("step 120/120"))
+        #expect(result.errorOutput.contains("checkpoint \(space.path)/run/step-00000120"))
+        #expect(space.list("run") == ["config.yaml", "latest", "metrics.jsonl", "step-00000080", "step-00000120", "trace.json"])
+        let lines = String(decoding: try space.bytes("run/metrics.jsonl"), as: UTF8.self).split(separator: "\n")
+        let objects = try lines.map { try JSONSerialization.jsonObject(with: Data($0.utf8)) as! [String: Any] }
+        #expect(objects.count == 120)
+        let losses = objects.compactMap { $0["validation_loss"] as? Double }
+        #expect(losses.count == 3 && losses[2] < losses[0] && losses[2] < 2.5, "\(losses)")
+        let trace = try JSONSerialization.jsonObject(with: space.bytes("run/trace.json")) as! [String: Any]
+        #expect((trace["traceEvents"] as! [Any]).count > 50)
+        // The configuration with every default reads back.
+        #expect(try Binary.run(["describe", space.path + "/run/config.yaml"], directory: space.path).status == 0)
+    }
+
+    @Test func evaluateAndGenerateAgreeOverRanks() throws {
+        let space = try Workspace()
+        let run = ["checkpoint.directory=\(space.path)/run"]
+        try space.run(nil, run)
+        let evaluations = try [1, 3].map { try space.run("eval", run + ["--local-ranks", "\($0)"]).output }
+        #expect(evaluations[0] == evaluations[1])
+        let sampling = ["--prompt", "ring ", "--tokens", "40", "--temperature", "0.9", "--top-k", "8", "--top-p", "0.95"]
+        let samples = try [1, 2, 4].map {
+            try space.run("generate", run + sampling + ["--local-ranks", "\($0)"]).output
+        }
+        #expect(samples[0] == samples[1] && samples[1] == samples[2])
+        #expect(samples[0].hasPrefix("ring ") && samples[0].count == 46)
+        #expect(try space.run("generate", run + sampling + ["--seed", "2"]).output != samples[0])
+    }
+
+    @Test func describeAndPlan() throws {
+        let space = try Workspace()
+        let description = try space.run("describe").output
+        #expect(description.contains("model.layers.1.self_attn.q_proj.weight"))
+        #expect(description.contains("model.embed_tokens.weight (tied)"))
+        let plan = try space.run("plan", ["--ranks", "3"]).output
+        #expect(plan.contains("stage 2: layers"))
+        #expect(plan.contains("rank 0  F0 F1 F2"))
+        #expect(plan.contains("predicted bubble"))
+    }
+
+    @Test func bench() throws {
+        let space = try Workspace()
+        let output = try space.run("bench", ["--json", "--steps", "4", "--warmup", "2", "--local-ranks", "2"]).output
+        let object = try JSONSerialization.jsonObject(with: Data(output.utf8)) as! [String: Any]
+        #expect(object["tokens_per_second"] as! Double > 0)
+        #expect(object["ranks"] as! Int == 2)
+        // Everything comes from the pool once warmed up, and the plan holds.
+        #expect(object["buffer_allocations_after_warmup"] as! [Int] == [0, 0])
+        for (measured, planned) in zip(object["peak_memory_bytes"] as! [Int], object["planned_memory_bytes"] as! [Int]) {
+            #expect(measured <= planned)
+        }
+    }
+
+    @Test(arguments: [2, 3]) func selfTest(ranks: Int) throws {
+        #expect(try Binary.run(["selftest", "--local-ranks", "\(ranks)"]).status == 0)
+        if Binary.mpirun != nil { #expect(try Binary.run(["selftest"], ranks: ranks).status == 0) }
+    }
+
+    /// Every shipped configuration builds and describes; those whose data are here train a step.
+    @Test func shippedConfigurations() throws {
+        let root = Binary.packageRoot + "/configs"
+        let files = (FileManager.default.enumerator(atPath: root)?.compactMap { $0 as? String } ?? [])
+            .filter { $0.hasSuffix(".yaml") }.sorted()
+        #expect(files.count >= 8)
+        for file in files {
+            let result = try Binary.run(
+                ["plan", "\(root)/\(file)", "model.vocabulary_size=20000", "--ranks", "2"], directory: Binary.packageRoot)
+            #expect(result.status == 0, "\(file): \(result.errorOutput)")
+        }
+    }
+}
