@@ -42,6 +42,8 @@ final class MixerBench {
         var time: Int
         /// Position of the first token.
         var offset = 0
+        /// Index of the first sequence in the batch; keys dropout.
+        var firstSample = 0
         /// `[B, T, D]`.
         var x: [Float]
         var carry: [Named] = []
@@ -81,27 +83,30 @@ final class MixerBench {
             parameter.materialize(seed: 5, context)
             // Biases that start at zero would hide a missing one.
             if case .constant = parameter.initializer {
-                parameter.value.copy(from: randomFloats(parameter.shape.count, seed: 6, scale: 0.3), count: parameter.shape.count)
+                let values = randomFloats(parameter.shape.count, seed: 6, scale: 0.3)
+                parameter.value.copy(from: values, count: values.count)
+                parameter.valueChanged()
             }
         }
     }
 
     var uses: [ParameterUse] { registry.parameters.flatMap(\.uses) }
 
-    func pass(_ tape: Tape, batch: Int, time: Int, offset: Int) -> Pass {
+    private func pass(_ tape: Tape, _ problem: Problem, _ positions: Range<Int>) -> Pass {
         Pass(
-            tape: tape, batch: batch, time: time, positionOffset: offset, seed: 1, step: 1,
-            samples: (0..<batch).map(UInt32.init), isTraining: true)
+            tape: tape, batch: problem.batch, time: positions.count,
+            positionOffset: problem.offset + positions.lowerBound, seed: 1, step: 1,
+            samples: (problem.firstSample..<problem.firstSample + problem.batch).map(UInt32.init), isTraining: true)
     }
 
-    func tensor(_ values: [Float], _ shape: Shape) -> Tensor {
+    private func tensor(_ values: [Float], _ shape: Shape) -> Tensor {
         let result = context.tensor(shape)
         result.copy(from: values, count: values.count)
         return result
     }
 
     /// Rows of `positions` of every sequence.
-    static func slice(_ x: [Float], batch: Int, time: Int, _ positions: Range<Int>) -> [Float] {
+    private static func slice(_ x: [Float], batch: Int, time: Int, _ positions: Range<Int>) -> [Float] {
         let width = x.count / (batch * time)
         return (0..<batch).flatMap { b in
             x[(b * time + positions.lowerBound) * width..<(b * time + positions.upperBound) * width]
@@ -141,8 +146,7 @@ final class MixerBench {
             let rows = Self.slice(problem.x, batch: batch, time: time, start..<end)
             let x = Variable(tensor(rows, Shape(batch * (end - start), width)), needsGradient: withGradients)
             let carryIn = carry.map { $0.detached(needsGradient: withGradients) }
-            let (y, carryOut) = mixer.forward(
-                x, carry: carryIn, pass(tape, batch: batch, time: end - start, offset: problem.offset + start))
+            let (y, carryOut) = mixer.forward(x, carry: carryIn, pass(tape, problem, start..<end))
             Self.place(y.value.array, start..<end, of: &outcome.output, batch: batch, time: time)
             carry = carryOut
             units.append(
