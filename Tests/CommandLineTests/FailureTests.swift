@@ -21,7 +21,7 @@ import Testing
         ),
         (
             ["parallel.micro_batches=7"], 2,
-            "seqtrain: command line override 'parallel.micro_batches=7': 'parallel.micro_batches' 7 micro-batches cannot be cut from train.batch_size 6; use at most 6"
+            "seqtrain: command line override 'parallel.micro_batches=7': 'parallel.micro_batches': 7 micro-batches cannot be cut from train.batch_size 6; use at most 6"
         ),
         (
             ["data.text=missing.txt"], 1,
@@ -84,7 +84,7 @@ import Testing
     @Test func noSpaceLeft() throws {
         let space = try Workspace()
         let result = try space.attempt("probe", ["--local-ranks", "2", "--out", "/dev/full"])
-        #expect(result.status == 1 && result.errorOutput.contains("No space left"), "\(result.errorOutput)")
+        #expect(result.status == 1 && result.errorOutput.contains("/dev/full: cannot write: no space left on the device"), "\(result.errorOutput)")
     }
 
     /// A mistake under mpirun: said once, and the launcher passes the status on.

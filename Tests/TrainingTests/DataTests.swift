@@ -130,7 +130,7 @@ import Training
         let directory = TemporaryDirectory()
         for name in ["p2.txt", "p1.txt", "q.txt"] { directory.file(name, name) }
         let data = try configuration(
-            "{format: bytes, text: ['p*.txt', q.txt], split: [0.5, 0.25, 0.25], sequence_length: 2, batch_size: 1}",
+            "{format: bytes, text: ['p*.txt', q.txt], split: [0.5, 0.25, 0.25]}",
             directory: directory.path)
         let corpus = try Corpus(data)
         let train = try corpus.tokens(.train)
@@ -160,7 +160,7 @@ import Training
         #expect(
             load(.files(train: ["short"], valid: [], test: []))
                 == "data: the train split has 3 tokens, but 9 are needed (sequence_length 8 + 1);"
-                + " give it more text, or reduce data.sequence_length or data.batch_size")
+                + " give it more text, or reduce train.sequence_length or train.batch_size")
         #expect(
             message {
                 _ = try BatchSampler(counting, sampling: .stream, batchSize: 20, sequenceLength: 8, seed: 0)
@@ -175,8 +175,8 @@ import Training
         ("{format: bytes}", "a.yaml:1:1: 'data.text': is missing; give 'text: path', or 'train: path' and 'valid: path'"),
         ("{format: bytes, text: a, train: b}", "a.yaml:1:33: 'data.train': cannot be combined with 'text'; keep one of them"),
         ("{format: bytes, text: a, split: [0.9, 0.2]}", "a.yaml:1:33: 'data.split': must be one to three shares (train, valid, test) that sum to at most 1"),
-        ("{format: bytes, text: a, batch_size: 2}", "a.yaml:1:1: missing key 'sequence_length' in 'data'; expected an integer from 1 to 16777216; add 'sequence_length: ...' there"),
-        ("{format: bytes, text: a, sequence_length: 2, batch_size: 2, minimum_count: 3}", "a.yaml:1:61: unknown key 'minimum_count' in 'data';"),
+        ("{format: bytes, text: a, batch_size: 2}", "a.yaml:1:26: unknown key 'batch_size' in 'data'; allowed: format, train, text, split, sampling"),
+        ("{format: bytes, text: a, minimum_count: 3}", "a.yaml:1:26: unknown key 'minimum_count' in 'data';"),
     ])
     func badSectionsAreExplained(yaml: String, expected: String) {
         let got = message { _ = try configuration(yaml) }
