@@ -61,7 +61,8 @@ extension RunError: CustomStringConvertible {
         case .otherRank(let rank, let count, let message, _): count > 1 ? "[rank \(rank)/\(count)] \(message)" : message
         case .preempted(let step, let checkpoint):
             "stopped by a signal after step \(step)"
-                + (checkpoint.map { "; \($0) continues the run" } ?? "; no checkpoint.directory is set, nothing was saved")
+                + (checkpoint.map { "; \($0) continues the run" }
+                    ?? "; no checkpoint.directory is set, nothing was saved")
         }
     }
 }
