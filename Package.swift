@@ -44,8 +44,8 @@ let package = Package(
             ],
             swiftSettings: swiftSettings),
         .target(
-            name: "TestSupport", dependencies: ["Communication"], path: "Tests/TestSupport",
-            swiftSettings: swiftSettings),
+            name: "TestSupport", dependencies: ["Models", "Autograd", "Tensors", "Kernels", "Communication"],
+            path: "Tests/TestSupport", swiftSettings: swiftSettings),
         .testTarget(name: "KernelsTests", dependencies: ["Kernels", "TestSupport"], swiftSettings: swiftSettings),
         .testTarget(
             name: "CommunicationTests", dependencies: ["Communication", "TestSupport"], swiftSettings: swiftSettings),

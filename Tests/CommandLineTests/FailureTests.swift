@@ -36,8 +36,8 @@ import Testing
             "seqtrain: the plan has 3 stages but the job has 2 ranks; start 3 ranks (mpirun -n 3, or --local-ranks 3), or set parallel.stages=auto"
         ),
         (
-            ["parallel.memory_limit=100KiB"], 1,
-            "seqtrain: no cut fits 100.0 KiB per rank"
+            ["parallel.memory_limit=100KiB"], 2,
+            "seqtrain: parallel.memory_limit 100.0 KiB per rank"
         ),
         (
             ["checkpoint.directory=$/text.txt/run"], 1,
