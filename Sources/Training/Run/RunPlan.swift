@@ -129,13 +129,15 @@ public struct RunPlan: Sendable {
     private static func byCost(
         _ costs: [LayerCost], _ stageCount: Int, _ schedule: Schedule, limit: Int?, reserve: Int
     ) throws -> Partition {
-        do {
-            return try Partition(
-                layers: costs, stageCount: stageCount, liveUnits: schedule.peakUnits,
-                memoryLimit: limit.map { max(0, $0 / 5 * 4 - reserve) })
-        } catch PartitionError.outOfMemory(_, let need, let cut) {
+        let allowed = limit.map { max(0, $0 / 5 * 4 - reserve) }
+        let result = Result { () throws(PartitionError) -> Partition in
+            try Partition(
+                layers: costs, stageCount: stageCount, liveUnits: schedule.peakUnits, memoryLimit: allowed)
+        }
+        if case .failure(.outOfMemory(_, let need, let cut)) = result {
             throw RunError.memory(limit: limit!, need: withSlack(need + reserve), cut: cut)
         }
+        return try result.get()
     }
 
     private static func explicit(_ counts: [Int], layerCount: Int, stageCount: Int) throws -> Partition {
