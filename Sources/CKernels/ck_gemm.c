@@ -6,10 +6,13 @@
 #include <immintrin.h>
 #endif
 
-// Cache blocks, in columns of B and rows of A: B block [KC, 480] about 1 MB, half of a server core's L2.
-#define BLOCK_COLUMNS 480
+// Cache blocks, in columns of B and rows of A: B block [KC, 528] about 1 MB, half of a server core's L2, and enough for
+// the common width 512 in one piece.
+#define BLOCK_COLUMNS 528
 #define BLOCK_ROWS 96
+// Up to so many rows, a plain B is not packed (DIRECT_ROWS), and a transposed one is transposed on the fly (FEW_ROWS).
 #define DIRECT_ROWS 16
+#define FEW_ROWS 4
 
 typedef float vector4 __attribute__((vector_size(16)));
 typedef float vector4u __attribute__((vector_size(16), aligned(4)));

@@ -119,7 +119,9 @@ private struct Trial {
         for tag in 0..<count {
             requests.append(try communicator.receive(into: incoming.mutableBytes(tag), from: previous, tag: tag))
         }
-        for tag in (0..<count).reversed() { requests.append(try communicator.send(outgoing.bytes(tag), to: next, tag: tag)) }
+        for tag in (0..<count).reversed() {
+            requests.append(try communicator.send(outgoing.bytes(tag), to: next, tag: tag))
+        }
         try communicator.poke()
         try Request.waitAll(requests)
         for tag in 0..<count {
@@ -143,7 +145,8 @@ private struct Trial {
         let previous = (rank + size - 1) % size
         let outgoing = Buffer(Int.self, count) { ($0 &* 0x9E37_79B9) ^ rank }
         let incoming = Buffer(Int.self, count) { _ in -1 }
-        let received = try communicator.receive(into: UnsafeMutableRawBufferPointer(incoming.elements), from: previous, tag: 3)
+        let received = try communicator.receive(
+            into: UnsafeMutableRawBufferPointer(incoming.elements), from: previous, tag: 3)
         let sent = try communicator.send(UnsafeRawBufferPointer(outgoing.elements), to: next, tag: 3)
         try Request.waitAll([received, sent])
         let wrong = (0..<count).first { incoming[$0] != ($0 &* 0x9E37_79B9) ^ previous }
@@ -168,7 +171,8 @@ private struct Trial {
         let incoming = Buffer(Int.self, 4) { _ in -1 }
         for (sentCount, expectedCount) in [(1, 2), (3, 2)] {
             let sent = try communicator.send(
-                UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(outgoing.elements)[0..<sentCount * 8]), to: rank, tag: 5)
+                UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(outgoing.elements)[0..<sentCount * 8]),
+                to: rank, tag: 5)
             let slot = UnsafeMutableRawBufferPointer(
                 rebasing: UnsafeMutableRawBufferPointer(incoming.elements)[0..<expectedCount * 8])
             do {
@@ -176,7 +180,8 @@ private struct Trial {
                 throw failed("\(sentCount * 8) bytes were accepted where \(expectedCount * 8) were expected")
             } catch CommunicationError.lengthMismatch(let message, let received) {
                 try check(message.byteCount == expectedCount * 8, "the error names \(message.byteCount) expected bytes")
-                try check(received == nil || received == sentCount * 8, "the error names \(received ?? -1) received bytes")
+                try check(
+                    received == nil || received == sentCount * 8, "the error names \(received ?? -1) received bytes")
             }
             try sent.wait()
         }
@@ -279,7 +284,8 @@ private struct Trial {
                 }
                 try check(
                     singles[index].bitPattern == single.bitPattern && doubles[index].bitPattern == double.bitPattern,
-                    "element \(index) of \(count): got \(singles[index]), \(doubles[index]); expected \(single), \(double)")
+                    "element \(index) of \(count): got \(singles[index]), \(doubles[index]); expected \(single), \(double)"
+                )
             }
         }
         let total = try communicator.sum(Double(rank + 1))

@@ -17,7 +17,9 @@ extension Communicator {
     private func sendCollective(
         _ bytes: UnsafeRawBufferPointer, to peer: Int, _ tag: Int, _ file: String, _ line: Int
     ) throws(CommunicationError) -> Request {
-        try begin(.send, UnsafeMutableRawBufferPointer(mutating: bytes), peer: peer, tag: tag, channel: .collective, file, line)
+        try begin(
+            .send, UnsafeMutableRawBufferPointer(mutating: bytes), peer: peer, tag: tag, channel: .collective, file,
+            line)
     }
 
     private func receiveCollective(
@@ -86,7 +88,8 @@ extension Communicator {
     }
 
     /// The greatest value of any rank; NaN if any rank has NaN.
-    public func maximum(_ value: Double, file: String = #fileID, line: Int = #line) throws(CommunicationError) -> Double {
+    public func maximum(_ value: Double, file: String = #fileID, line: Int = #line) throws(CommunicationError) -> Double
+    {
         try allGather(value, file: file, line: line).reduce(-.infinity) { $1.isNaN || $1 > $0 ? $1 : $0 }
     }
 
@@ -116,7 +119,8 @@ extension Communicator {
                 try sendCollective(length, to: root, CollectiveTag.gatherLength.rawValue, file, line).wait()
             }
             try withMutableBytes(&mine) { buffer throws(CommunicationError) in
-                try sendCollective(UnsafeRawBufferPointer(buffer), to: root, CollectiveTag.gather.rawValue, file, line).wait()
+                try sendCollective(UnsafeRawBufferPointer(buffer), to: root, CollectiveTag.gather.rawValue, file, line)
+                    .wait()
             }
             return nil
         }
@@ -125,7 +129,8 @@ extension Communicator {
             for peer in 0..<size where peer != root {
                 let start = peer * MemoryLayout<Int>.size
                 let slot = UnsafeMutableRawBufferPointer(rebasing: buffer[start..<start + MemoryLayout<Int>.size])
-                received.append(try receiveCollective(into: slot, from: peer, CollectiveTag.gatherLength.rawValue, file, line))
+                received.append(
+                    try receiveCollective(into: slot, from: peer, CollectiveTag.gatherLength.rawValue, file, line))
             }
             try Request.waitAll(received)
         }
@@ -215,7 +220,8 @@ extension Communicator {
         for peer in 0..<size where peer != rank {
             if !mine.isEmpty {
                 let buffer = UnsafeMutableRawBufferPointer(contribution(peer))
-                exchange.append(try receiveCollective(into: buffer, from: peer, CollectiveTag.contribution.rawValue, file, line))
+                exchange.append(
+                    try receiveCollective(into: buffer, from: peer, CollectiveTag.contribution.rawValue, file, line))
             }
             if !slice(peer).isEmpty {
                 let bytes = UnsafeRawBufferPointer(slice(peer))
@@ -237,11 +243,13 @@ extension Communicator {
         for peer in 0..<size where peer != rank {
             if !slice(peer).isEmpty {
                 let buffer = UnsafeMutableRawBufferPointer(slice(peer))
-                exchange.append(try receiveCollective(into: buffer, from: peer, CollectiveTag.result.rawValue, file, line))
+                exchange.append(
+                    try receiveCollective(into: buffer, from: peer, CollectiveTag.result.rawValue, file, line))
             }
             if !mine.isEmpty {
                 exchange.append(
-                    try sendCollective(UnsafeRawBufferPointer(mine), to: peer, CollectiveTag.result.rawValue, file, line))
+                    try sendCollective(
+                        UnsafeRawBufferPointer(mine), to: peer, CollectiveTag.result.rawValue, file, line))
             }
         }
         try Request.waitAll(exchange)

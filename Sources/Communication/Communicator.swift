@@ -46,7 +46,8 @@ extension Communicator {
         _ bytes: UnsafeRawBufferPointer, to peer: Int, tag: Int, file: String = #fileID, line: Int = #line
     ) throws(CommunicationError) -> Request {
         try begin(
-            .send, UnsafeMutableRawBufferPointer(mutating: bytes), peer: peer, tag: tag, channel: .pointToPoint, file, line)
+            .send, UnsafeMutableRawBufferPointer(mutating: bytes), peer: peer, tag: tag, channel: .pointToPoint, file,
+            line)
     }
 
     /// Starts receiving exactly `buffer.count` bytes into `buffer`, which must stay alive and untouched until the
@@ -62,7 +63,8 @@ extension Communicator {
         channel: Message.Channel, _ file: String, _ line: Int
     ) throws(CommunicationError) -> Request {
         let message = Message(
-            direction: direction, rank: rank, peer: peer, tag: tag, byteCount: buffer.count, channel: channel, file: file,
+            direction: direction, rank: rank, peer: peer, tag: tag, byteCount: buffer.count, channel: channel,
+            file: file,
             line: line)
         guard peer >= 0 && peer < size else { throw .invalidPeer(message, rankCount: size) }
         guard tag >= 0 && tag <= largestTag else { throw .invalidTag(message, largest: largestTag) }

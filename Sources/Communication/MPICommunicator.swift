@@ -21,7 +21,8 @@ public final class MPICommunicator: Communicator {
         switch getenv("SEQTRAIN_MPI").map({ String(cString: $0) }) {
         case "1": return true
         case "0": return false
-        default: return ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE"].contains { (name: String) in getenv(name) != nil }
+        default:
+            return ["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE"].contains { (name: String) in getenv(name) != nil }
         }
     }
 
@@ -75,11 +76,13 @@ public final class MPICommunicator: Communicator {
         switch message.direction {
         case .send:
             let code = cmpi_start_send(
-                buffer, message.byteCount, Int32(message.peer), Int32(message.tag), channel, narrowLimit, &operation.request)
+                buffer, message.byteCount, Int32(message.peer), Int32(message.tag), channel, narrowLimit,
+                &operation.request)
             try Self.check(code, "MPI_Isend")
         case .receive:
             let code = cmpi_start_receive(
-                buffer, message.byteCount, Int32(message.peer), Int32(message.tag), channel, narrowLimit, &operation.request)
+                buffer, message.byteCount, Int32(message.peer), Int32(message.tag), channel, narrowLimit,
+                &operation.request)
             try Self.check(code, "MPI_Irecv")
         }
         return Request(message, operation: operation, policy: policy)

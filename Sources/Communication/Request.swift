@@ -113,7 +113,9 @@ public final class Request {
     /// Waits until at least one has completed and returns the first such index.
     /// - Precondition: `requests` is not empty.
     public static func waitAny(_ requests: [Request], timeout: Double? = nil) throws(CommunicationError) -> Int {
-        guard let policy = requests.first?.policy else { fatalError("Request.waitAny: got no requests; expected at least one") }
+        guard let policy = requests.first?.policy else {
+            fatalError("Request.waitAny: got no requests; expected at least one")
+        }
         let limit = timeout ?? policy.timeout
         var backoff = Backoff(oversubscribed: policy.oversubscribed)
         while true {

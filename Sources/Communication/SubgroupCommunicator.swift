@@ -15,7 +15,8 @@ public final class SubgroupCommunicator: Communicator {
             ranks.allSatisfy({ $0 >= 0 && $0 < parent.size })
         else {
             fatalError(
-                "SubgroupCommunicator: got ranks \(ranks); expected distinct ranks below \(parent.size) with \(parent.rank) among them")
+                "SubgroupCommunicator: got ranks \(ranks); expected distinct ranks below \(parent.size) with \(parent.rank) among them"
+            )
         }
         self.parent = parent
         self.ranks = ranks

@@ -45,7 +45,8 @@ public enum ElmanKernel {
                 }
                 let at = (row * time + t) * hidden + unit
                 ck_elman_forward(
-                    isa, share.rows.count, units, relu, isZero ? nil : product, units, preactivations + at, time * hidden,
+                    isa, share.rows.count, units, relu, isZero ? nil : product, units, preactivations + at,
+                    time * hidden,
                     y + at, time * hidden, new + row * stride + unit, stride)
             }
         } second: { _, _ in
@@ -90,7 +91,8 @@ public enum ElmanKernel {
         } second: { share, step in
             if step == time - 1 && dh0 == nil { return }
             loop.multiplyBackward(
-                step % 2 == 0 ? copies.0 : copies.1, dStride: stride, share: share, step: step, accumulate: false, dh: dh,
+                step % 2 == 0 ? copies.0 : copies.1, dStride: stride, share: share, step: step, accumulate: false,
+                dh: dh,
                 stride: stride)
         }
         if let dh0 { loop.copyState(dh, stride: stride, to: dh0, stride: hidden) }

@@ -5,7 +5,8 @@ extension GEMM {
     /// The same product by OpenBLAS.
     package static func multiplyWithOpenBLAS(
         _ a: UnsafePointer<Float>, transposeA: Bool, lda: Int, _ b: UnsafePointer<Float>, transposeB: Bool, ldb: Int,
-        m: Int, n: Int, k: Int, accumulate: Bool, bias: UnsafePointer<Float>?, into c: UnsafeMutablePointer<Float>, ldc: Int,
+        m: Int, n: Int, k: Int, accumulate: Bool, bias: UnsafePointer<Float>?, into c: UnsafeMutablePointer<Float>,
+        ldc: Int,
         threads: ThreadPool
     ) {
         checkSizes(

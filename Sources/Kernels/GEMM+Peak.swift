@@ -18,7 +18,8 @@ extension GEMM {
                 seconds {
                     multiply(
                         a, transposeA: false, lda: size, b, transposeB: false, ldb: size, m: size, n: size, k: size,
-                        accumulate: false, bias: nil, into: c, ldc: size, instructionSet: instructionSet, threads: oneThread)
+                        accumulate: false, bias: nil, into: c, ldc: size, instructionSet: instructionSet,
+                        threads: oneThread)
                 })
             guard OpenBLAS.isAvailable else { continue }
             best = min(

@@ -16,7 +16,8 @@ public enum GEMM {
     ///   - bias: `[n]`, added once to every row; only without `accumulate`.
     ///   - c: `[m, n]` with row stride `ldc`; must not overlap the operands.
     public static func multiply(
-        _ a: UnsafePointer<Float>, transposeA: Bool = false, lda: Int, _ b: UnsafePointer<Float>, transposeB: Bool = false,
+        _ a: UnsafePointer<Float>, transposeA: Bool = false, lda: Int, _ b: UnsafePointer<Float>,
+        transposeB: Bool = false,
         ldb: Int, m: Int, n: Int, k: Int, accumulate: Bool, bias: UnsafePointer<Float>? = nil,
         into c: UnsafeMutablePointer<Float>, ldc: Int, threads: ThreadPool
     ) {
@@ -44,7 +45,8 @@ public enum GEMM {
             biasWithAccumulate: accumulate && bias != nil)
         if m == 0 || n == 0 { return }
         let grid = Grid(
-            m: m, n: n, k: k, sliver: ck_gemm_sliver_width(packed.instructionSet.rawValue), packsB: false, packsA: false,
+            m: m, n: n, k: k, sliver: ck_gemm_sliver_width(packed.instructionSet.rawValue), packsB: false,
+            packsA: false,
             threadCount: threads.threadCount)
         threads.run(grid.taskCount) { task, _ in
             let (rows, columns) = grid.ranges(task)
@@ -58,7 +60,8 @@ public enum GEMM {
     /// One worker's product inside a parallel region of `threads`: single-threaded, native, the same sums as
     /// ``multiply(_:transposeA:lda:_:transposeB:ldb:m:n:k:accumulate:bias:into:ldc:threads:)``.
     public static func multiplyOnWorker(
-        _ a: UnsafePointer<Float>, transposeA: Bool = false, lda: Int, _ b: UnsafePointer<Float>, transposeB: Bool = false,
+        _ a: UnsafePointer<Float>, transposeA: Bool = false, lda: Int, _ b: UnsafePointer<Float>,
+        transposeB: Bool = false,
         ldb: Int, m: Int, n: Int, k: Int, accumulate: Bool, into c: UnsafeMutablePointer<Float>, ldc: Int, worker: Int,
         threads: ThreadPool
     ) {
@@ -73,7 +76,8 @@ public enum GEMM {
     /// The native product with a given instruction set.
     package static func multiply(
         _ a: UnsafePointer<Float>, transposeA: Bool, lda: Int, _ b: UnsafePointer<Float>, transposeB: Bool, ldb: Int,
-        m: Int, n: Int, k: Int, accumulate: Bool, bias: UnsafePointer<Float>?, into c: UnsafeMutablePointer<Float>, ldc: Int,
+        m: Int, n: Int, k: Int, accumulate: Bool, bias: UnsafePointer<Float>?, into c: UnsafeMutablePointer<Float>,
+        ldc: Int,
         instructionSet: InstructionSet, threads: ThreadPool
     ) {
         checkSizes(
@@ -82,7 +86,8 @@ public enum GEMM {
         if m == 0 || n == 0 { return }
         let isa = instructionSet.rawValue
         let grid = Grid(
-            m: m, n: n, k: k, sliver: ck_gemm_sliver_width(isa), packsB: true, packsA: transposeA, threadCount: threads.threadCount)
+            m: m, n: n, k: k, sliver: ck_gemm_sliver_width(isa), packsB: true, packsA: transposeA,
+            threadCount: threads.threadCount)
         threads.run(grid.taskCount) { task, worker in
             let (rows, columns) = grid.ranges(task)
             let (i, j) = (rows.lowerBound, columns.lowerBound)
@@ -95,7 +100,8 @@ public enum GEMM {
     }
 
     static func checkSizes(
-        transposeA: Bool, lda: Int, transposeB: Bool, ldb: Int, m: Int, n: Int, k: Int, ldc: Int, biasWithAccumulate: Bool
+        transposeA: Bool, lda: Int, transposeB: Bool, ldb: Int, m: Int, n: Int, k: Int, ldc: Int,
+        biasWithAccumulate: Bool
     ) {
         require(m >= 0 && n >= 0 && k >= 0, "GEMM.multiply: m \(m), n \(n), k \(k); expected no negative size")
         let (wantA, wantB) = (transposeA ? m : k, transposeB ? k : n)

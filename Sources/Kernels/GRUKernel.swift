@@ -88,14 +88,17 @@ public enum GRUKernel {
                     ? h0.map { ($0 + row * hidden + unit, hidden) }
                     : (y + (row * time + loop.position(forwardStep - 1)) * hidden + unit, time * hidden)
                 ck_gru_backward(
-                    isa, share.rows.count, weights.unitCount(block), gates + (row * time + t) * 3 * hidden + unit, hidden,
-                    time * 3 * hidden, q + at, time * hidden, before?.0, before?.1 ?? 0, dy.map { $0 + at }, time * hidden,
+                    isa, share.rows.count, weights.unitCount(block), gates + (row * time + t) * 3 * hidden + unit,
+                    hidden,
+                    time * 3 * hidden, q + at, time * hidden, before?.0, before?.1 ?? 0, dy.map { $0 + at },
+                    time * hidden,
                     dh + row * stride + unit, stride, copy + row * copyStride + unit, hidden, copyStride)
             }
         } second: { share, step in
             if step == time - 1 && dh0 == nil { return }
             loop.multiplyBackward(
-                step % 2 == 0 ? copies.0 : copies.1, dStride: copyStride, share: share, step: step, accumulate: true, dh: dh,
+                step % 2 == 0 ? copies.0 : copies.1, dStride: copyStride, share: share, step: step, accumulate: true,
+                dh: dh,
                 stride: stride)
         }
         if let dh0 { loop.copyState(dh, stride: stride, to: dh0, stride: hidden) }

@@ -102,7 +102,8 @@ public enum LSTMKernel {
                     ? c0.map { ($0 + row * hidden + unit, hidden) }
                     : (cells + (row * time + loop.position(forwardStep - 1)) * hidden + unit, time * hidden)
                 ck_lstm_backward(
-                    isa, share.rows.count, weights.unitCount(block), gates + (row * time + t) * 4 * hidden + unit, hidden,
+                    isa, share.rows.count, weights.unitCount(block), gates + (row * time + t) * 4 * hidden + unit,
+                    hidden,
                     time * 4 * hidden, cells + at, time * hidden, before?.0, before?.1 ?? 0, dy.map { $0 + at },
                     time * hidden, dh + row * stride + unit, stride, dc + row * stride + unit, stride,
                     copy + row * copyStride + unit, hidden, copyStride)

@@ -17,9 +17,12 @@ public enum OpenBLAS {
 
         public var description: String {
             guard let coreName else { return "OpenBLAS: not installed" }
-            if let userCoreType { return "OpenBLAS: \(coreName) kernels (OPENBLAS_CORETYPE=\(userCoreType) set by the user)" }
+            if let userCoreType {
+                return "OpenBLAS: \(coreName) kernels (OPENBLAS_CORETYPE=\(userCoreType) set by the user)"
+            }
             guard let chosenCoreType else { return "OpenBLAS: \(coreName) kernels (its own choice)" }
-            return "OpenBLAS: \(coreName) kernels (OPENBLAS_CORETYPE=\(chosenCoreType) set from the CPU's instruction set)"
+            return
+                "OpenBLAS: \(coreName) kernels (OPENBLAS_CORETYPE=\(chosenCoreType) set from the CPU's instruction set)"
         }
     }
 

@@ -38,7 +38,8 @@ public final class PackedMatrix: @unchecked Sendable {
     public func pack(_ source: UnsafePointer<Float>, transposed: Bool, ld: Int, threads: ThreadPool) {
         require(
             ld >= (transposed ? k : n),
-            "PackedMatrix.pack: ld \(ld); expected at least \(transposed ? k : n) for [\(k), \(n)], transposed \(transposed)")
+            "PackedMatrix.pack: ld \(ld); expected at least \(transposed ? k : n) for [\(k), \(n)], transposed \(transposed)"
+        )
         // About 64 KiB of output per task.
         let sliver = ck_gemm_sliver_width(instructionSet.rawValue)
         let columns = max(1, 16384 / max(1, k * sliver)) * sliver

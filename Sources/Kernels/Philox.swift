@@ -16,7 +16,8 @@ public struct PhiloxStream: Sendable, Hashable {
     }
 
     var key: ck_philox_key {
-        ck_philox_key(key: (UInt32(truncatingIfNeeded: seed), UInt32(truncatingIfNeeded: seed >> 32)), counter: (a, b, c))
+        ck_philox_key(
+            key: (UInt32(truncatingIfNeeded: seed), UInt32(truncatingIfNeeded: seed >> 32)), counter: (a, b, c))
     }
 }
 

@@ -19,11 +19,15 @@ struct RecurrentLoop {
     /// Below this a worker's products are no longer worth a thread.
     private static let fewestRows = 4
 
-    init(_ weights: RecurrentWeights, gateCount: Int, batch: Int, time: Int, hidden: Int, reversed: Bool, threads: ThreadPool) {
+    init(
+        _ weights: RecurrentWeights, gateCount: Int, batch: Int, time: Int, hidden: Int, reversed: Bool,
+        threads: ThreadPool
+    ) {
         require(batch >= 1 && time >= 1, "recurrent kernel: batch \(batch), time \(time); expected at least 1")
         require(
             weights.hidden == hidden && weights.gateCount == gateCount,
-            "recurrent kernel: packed \(weights.gateCount) gates of \(weights.hidden); expected \(gateCount) of \(hidden)")
+            "recurrent kernel: packed \(weights.gateCount) gates of \(weights.hidden); expected \(gateCount) of \(hidden)"
+        )
         require(
             weights.workerCount == threads.threadCount,
             "recurrent kernel: weights packed for \(weights.workerCount) threads; the pool has \(threads.threadCount)")
@@ -48,7 +52,8 @@ struct RecurrentLoop {
             let parts = max(1, min(threads.threadCount, batch / RecurrentLoop.fewestRows))
             threads.run(parts) { part, worker in
                 let share = Share(
-                    worker: worker, rows: batch * part / parts..<batch * (part + 1) / parts, blocks: 0..<weights.blockCount)
+                    worker: worker, rows: batch * part / parts..<batch * (part + 1) / parts,
+                    blocks: 0..<weights.blockCount)
                 for step in 0..<time {
                     first(share, step)
                     second(share, step)
@@ -57,7 +62,8 @@ struct RecurrentLoop {
         } else {
             threads.runTeam { worker, team in
                 let share = Share(
-                    worker: worker, rows: 0..<batch, blocks: weights.workerStarts[worker]..<weights.workerStarts[worker + 1])
+                    worker: worker, rows: 0..<batch,
+                    blocks: weights.workerStarts[worker]..<weights.workerStarts[worker + 1])
                 for step in 0..<time {
                     first(share, step)
                     team.wait()
@@ -80,35 +86,42 @@ struct RecurrentLoop {
 
     /// `product [rows, G, width] = h Whhᵀ` for one block; `h` is `[B, stride]`.
     func multiplyForward(
-        _ h: UnsafePointer<Float>, stride: Int, rows: Range<Int>, block: Int, next: Int, product: UnsafeMutablePointer<Float>,
+        _ h: UnsafePointer<Float>, stride: Int, rows: Range<Int>, block: Int, next: Int,
+        product: UnsafeMutablePointer<Float>,
         width: Int
     ) {
         let gateCount = weights.gateCount
         for gate in 0..<gateCount {
             let following =
-                gate + 1 < gateCount ? weights.forward(block: block, gate: gate + 1) : weights.forward(block: next, gate: 0)
+                gate + 1 < gateCount
+                ? weights.forward(block: block, gate: gate + 1) : weights.forward(block: next, gate: 0)
             ck_gemm_one_sliver(
-                isa, h + rows.lowerBound * stride, stride, weights.forward(block: block, gate: gate), following, rows.count,
+                isa, h + rows.lowerBound * stride, stride, weights.forward(block: block, gate: gate), following,
+                rows.count,
                 weights.unitCount(block), weights.hidden, 0, product + gate * width, gateCount * width)
         }
     }
 
     /// `dh [B, ·] (+)= d Whh` for the units of a share; `d` is `[B, G·H]` with row stride `dStride`.
     func multiplyBackward(
-        _ d: UnsafePointer<Float>, dStride: Int, share: Share, step: Int, accumulate: Bool, dh: UnsafeMutablePointer<Float>,
+        _ d: UnsafePointer<Float>, dStride: Int, share: Share, step: Int, accumulate: Bool,
+        dh: UnsafeMutablePointer<Float>,
         stride: Int
     ) {
         let rows = share.rows
         forEachBlock(share, step: step) { block, next in
             ck_gemm_one_sliver(
-                isa, d + rows.lowerBound * dStride, dStride, weights.backward(block: block), weights.backward(block: next),
+                isa, d + rows.lowerBound * dStride, dStride, weights.backward(block: block),
+                weights.backward(block: next),
                 rows.count, weights.unitCount(block), weights.gateCount * weights.hidden, accumulate ? 1 : 0,
                 dh + rows.lowerBound * stride + weights.blockStarts[block], stride)
         }
     }
 
     /// Copies `[B, H]` between row strides; a missing source is zeros.
-    func copyState(_ source: UnsafePointer<Float>?, stride: Int, to target: UnsafeMutablePointer<Float>, stride targetStride: Int) {
+    func copyState(
+        _ source: UnsafePointer<Float>?, stride: Int, to target: UnsafeMutablePointer<Float>, stride targetStride: Int
+    ) {
         for row in 0..<batch {
             if let source {
                 (target + row * targetStride).update(from: source + row * stride, count: weights.hidden)
@@ -141,7 +154,11 @@ public enum RecurrentSequence {
                 initial.update(repeating: 0, count: hidden)
             }
             let count = (time - 1) * hidden
-            if reversed { to.update(from: from + hidden, count: count) } else { (to + hidden).update(from: from, count: count) }
+            if reversed {
+                to.update(from: from + hidden, count: count)
+            } else {
+                (to + hidden).update(from: from, count: count)
+            }
         }
     }
 }

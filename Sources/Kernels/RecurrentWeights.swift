@@ -31,7 +31,8 @@ public final class RecurrentWeights: @unchecked Sendable {
     /// - Parameter threads: pool that the loops will run on.
     public convenience init(hidden: Int, gateCount: Int, threads: ThreadPool) {
         self.init(
-            hidden: hidden, gateCount: gateCount, instructionSet: KernelVariant.current.instructionSet, threads: threads)
+            hidden: hidden, gateCount: gateCount, instructionSet: KernelVariant.current.instructionSet, threads: threads
+        )
     }
 
     package init(hidden: Int, gateCount: Int, instructionSet: InstructionSet, threads: ThreadPool) {
@@ -87,7 +88,8 @@ public final class RecurrentWeights: @unchecked Sendable {
         backwardBase = base
         threads.run(blockCount) { block, _ in
             ck_gemm_pack(
-                instructionSet.rawValue, 0, weight + blockStarts[block], hidden, gateCount * hidden, unitCount(block), 0,
+                instructionSet.rawValue, 0, weight + blockStarts[block], hidden, gateCount * hidden, unitCount(block),
+                0,
                 unitCount(block), base + backwardOffset(block))
         }
     }

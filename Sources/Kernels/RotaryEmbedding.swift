@@ -13,7 +13,8 @@ public final class RotaryTable {
 
     public init(headWidth: Int, theta: Double) {
         require(
-            headWidth > 0 && headWidth % 2 == 0, "RotaryTable: head width \(headWidth); expected a positive even number")
+            headWidth > 0 && headWidth % 2 == 0, "RotaryTable: head width \(headWidth); expected a positive even number"
+        )
         self.headWidth = headWidth
         self.theta = theta
     }

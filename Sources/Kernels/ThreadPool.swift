@@ -33,7 +33,8 @@ public final class ThreadPool: @unchecked Sendable {
                     argument.shared.serve(worker: argument.worker)
                     return nil
                 }, argument.toOpaque())
-            require(status == 0, "ThreadPool: pthread_create failed with \(status) for thread \(worker) of \(threadCount)")
+            require(
+                status == 0, "ThreadPool: pthread_create failed with \(status) for thread \(worker) of \(threadCount)")
             threads.append(thread)
         }
     }

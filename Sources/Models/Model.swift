@@ -34,7 +34,8 @@ public final class Model {
         if let dataVocabularySize, vocabularySize < dataVocabularySize {
             throw reader.error(
                 "vocabulary_size",
-                "\(vocabularySize) is smaller than the data's vocabulary of \(dataVocabularySize); raise it or remove the key")
+                "\(vocabularySize) is smaller than the data's vocabulary of \(dataVocabularySize); raise it or remove the key"
+            )
         }
         let width = try reader.int("width", default: nil, in: 1...1_000_000)
         let positions = try reader.choice("positions", of: ["rotary", "learned", "none"], default: "rotary")
@@ -55,7 +56,8 @@ public final class Model {
         if reader.has("embedding_init_range") {
             embeddingInitializer = .uniform(bound: Float(try reader.double("embedding_init_range", default: nil)))
         }
-        let maximumPositions = positions == "learned"
+        let maximumPositions =
+            positions == "learned"
             ? try reader.int("max_positions", default: nil, in: 1...100_000_000) : nil
 
         func builder(_ prefix: String, _ index: Int, _ inputWidth: Int) -> LayerBuilder {
@@ -89,7 +91,8 @@ public final class Model {
         let lastWidth = blocks.last!.outputWidth
         if isTied, lastWidth != width {
             throw reader.error(
-                "tie_embeddings", "the last layer's width \(lastWidth) differs from the embedding's \(width); make them equal or untie")
+                "tie_embeddings",
+                "the last layer's width \(lastWidth) differs from the embedding's \(width); make them equal or untie")
         }
         head = HeadLayer(
             vocabularySize: vocabularySize, norm: NormKind(rawValue: finalNorm)!,

@@ -55,9 +55,10 @@ public final class LayerBuilder {
 
     /// A matrix `[out, in]`, decayed, drawn from N(0, initializer_range) unless said otherwise.
     public func matrix(_ name: String, _ rows: Int, _ columns: Int, _ initializer: Initializer? = nil) -> ParameterUse {
-        keep(registry.declare(
-            "\(prefix).\(name)", Shape(rows, columns),
-            initializer ?? .normal(standardDeviation: Float(defaults.initializerRange)), decays: true))
+        keep(
+            registry.declare(
+                "\(prefix).\(name)", Shape(rows, columns),
+                initializer ?? .normal(standardDeviation: Float(defaults.initializerRange)), decays: true))
     }
 
     /// A vector, not decayed.

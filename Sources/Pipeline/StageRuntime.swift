@@ -17,7 +17,8 @@ public struct TokenBatch: Sendable {
     public init(rows: Int, time: Int, inputs: [Int32], targets: [Int32], restarts: [Bool]) {
         require(
             inputs.count == rows * time && targets.count == rows * time && restarts.count == rows,
-            "TokenBatch: got \(inputs.count) inputs, \(targets.count) targets, \(restarts.count) restarts; expected \(rows) × \(time)")
+            "TokenBatch: got \(inputs.count) inputs, \(targets.count) targets, \(restarts.count) restarts; expected \(rows) × \(time)"
+        )
         self.rows = rows
         self.time = time
         self.inputs = inputs
@@ -150,7 +151,8 @@ public final class StageRuntime {
     public func finish() {
         require(
             live.isEmpty && mailbox.isEmpty && carryGradients.isEmpty,
-            "StageRuntime.finish: \(live.count) units, \(mailbox.count) buffers and \(carryGradients.count) carry gradients are left over")
+            "StageRuntime.finish: \(live.count) units, \(mailbox.count) buffers and \(carryGradients.count) carry gradients are left over"
+        )
         if keepsCarryAcrossBatches {
             batchCarry = pendingCarry.mapValues { $0.filter(\.crossesBatches).map { $0.detached() } }
         }
@@ -228,7 +230,9 @@ public final class StageRuntime {
     }
 
     private func tokens(_ all: [Int32], _ rows: Range<Int>, _ positions: Range<Int>) -> [Int32] {
-        if positions.count == batch.time { return Array(all[rows.lowerBound * batch.time..<rows.upperBound * batch.time]) }
+        if positions.count == batch.time {
+            return Array(all[rows.lowerBound * batch.time..<rows.upperBound * batch.time])
+        }
         return rows.flatMap { all[$0 * batch.time + positions.lowerBound..<$0 * batch.time + positions.upperBound] }
     }
 

@@ -53,7 +53,8 @@ public final class StreamDecoder {
             samples: [0], isTraining: false)
         var x: Variable?
         if rank > 0 {
-            let arriving = context.tensor(Shape(tokens.count, model.outputWidth(ofLayer: layers.lowerBound - 1)), .messages)
+            let arriving = context.tensor(
+                Shape(tokens.count, model.outputWidth(ofLayer: layers.lowerBound - 1)), .messages)
             let bytes = UnsafeMutableRawBufferPointer(start: arriving.pointer, count: arriving.count * 4)
             try communicator.receive(into: bytes, from: rank - 1, tag: 0).wait()
             x = Variable(arriving)

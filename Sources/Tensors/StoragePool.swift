@@ -73,7 +73,9 @@ public final class StoragePool {
             var raw: UnsafeMutableRawPointer?
             let status = posix_memalign(&raw, 64, bytes)
             guard status == 0, let raw else {
-                fatalError("out of memory: \(bytes) bytes for \(category) on top of \(reservedBytes) held; use more ranks, more micro-batches or parallel.rematerialize")
+                fatalError(
+                    "out of memory: \(bytes) bytes for \(category) on top of \(reservedBytes) held; use more ranks, more micro-batches or parallel.rematerialize"
+                )
             }
             systemAllocationCount += 1
             reservedBytes += bytes

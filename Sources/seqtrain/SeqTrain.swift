@@ -40,7 +40,8 @@ struct SeqTrain: ParsableCommand {
     static var isFirstProcess: Bool {
         let environment = ProcessInfo.processInfo.environment
         guard MPICommunicator.launchedUnderMPI else { return true }
-        return (environment["OMPI_COMM_WORLD_RANK"] ?? environment["PMIX_RANK"] ?? environment["PMI_RANK"] ?? "0") == "0"
+        return (environment["OMPI_COMM_WORLD_RANK"] ?? environment["PMIX_RANK"] ?? environment["PMI_RANK"] ?? "0")
+            == "0"
     }
 }
 

@@ -16,7 +16,10 @@ import Testing
         #expect(result.output.hasPrefix("the "))
         #expect(result.errorOutput.contains("step 120/120"))
         #expect(result.errorOutput.contains("checkpoint \(space.path)/run/step-00000120"))
-        #expect(space.list("run") == ["config.yaml", "latest", "metrics.jsonl", "step-00000080", "step-00000120", "trace.json"])
+        #expect(
+            space.list("run") == [
+                "config.yaml", "latest", "metrics.jsonl", "step-00000080", "step-00000120", "trace.json",
+            ])
         let lines = String(decoding: try space.bytes("run/metrics.jsonl"), as: UTF8.self).split(separator: "\n")
         let objects = try lines.map { try JSONSerialization.jsonObject(with: Data($0.utf8)) as! [String: Any] }
         #expect(objects.count == 120)
@@ -34,7 +37,9 @@ import Testing
         try space.run(nil, run)
         let evaluations = try [1, 3].map { try space.run("eval", run + ["--local-ranks", "\($0)"]).output }
         #expect(evaluations[0] == evaluations[1])
-        let sampling = ["--prompt", "ring ", "--tokens", "40", "--temperature", "0.9", "--top-k", "8", "--top-p", "0.95"]
+        let sampling = [
+            "--prompt", "ring ", "--tokens", "40", "--temperature", "0.9", "--top-k", "8", "--top-p", "0.95",
+        ]
         let samples = try [1, 2, 4].map {
             try space.run("generate", run + sampling + ["--local-ranks", "\($0)"]).output
         }
@@ -62,7 +67,8 @@ import Testing
         #expect(object["ranks"] as! Int == 2)
         // Everything comes from the pool once warmed up, and the plan holds.
         #expect(object["buffer_allocations_after_warmup"] as! [Int] == [0, 0])
-        for (measured, planned) in zip(object["peak_memory_bytes"] as! [Int], object["planned_memory_bytes"] as! [Int]) {
+        for (measured, planned) in zip(object["peak_memory_bytes"] as! [Int], object["planned_memory_bytes"] as! [Int])
+        {
             #expect(measured <= planned)
         }
     }
@@ -80,7 +86,8 @@ import Testing
         #expect(files.count >= 8)
         for file in files {
             let result = try Binary.run(
-                ["plan", "\(root)/\(file)", "model.vocabulary_size=20000", "--ranks", "2"], directory: Binary.packageRoot)
+                ["plan", "\(root)/\(file)", "model.vocabulary_size=20000", "--ranks", "2"],
+                directory: Binary.packageRoot)
             #expect(result.status == 0, "\(file): \(result.errorOutput)")
         }
     }

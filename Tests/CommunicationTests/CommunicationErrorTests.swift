@@ -3,7 +3,8 @@ import Testing
 
 @Suite struct CommunicationErrorTests {
     static let receive = Message(
-        direction: .receive, rank: 2, peer: 1, tag: 17, byteCount: 64, channel: .pointToPoint, file: "Pipeline/Interpreter.swift",
+        direction: .receive, rank: 2, peer: 1, tag: 17, byteCount: 64, channel: .pointToPoint,
+        file: "Pipeline/Interpreter.swift",
         line: 88)
     static let words = "rank 2: receive from rank 1, tag 17, 64 bytes (Pipeline/Interpreter.swift:88)"
 
@@ -32,7 +33,10 @@ import Testing
             .droppedRequests(rank: 2, [receive]),
             "rank 2 started 1 message(s) and never waited for them: \(words)"
         ),
-        (.transport(function: "MPI_Isend", code: 5, text: "invalid buffer"), "MPI_Isend failed with code 5: invalid buffer"),
+        (
+            .transport(function: "MPI_Isend", code: 5, text: "invalid buffer"),
+            "MPI_Isend failed with code 5: invalid buffer"
+        ),
     ])
     func description(error: CommunicationError, expected: String) {
         #expect(error.description == expected)

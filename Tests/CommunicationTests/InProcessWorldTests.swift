@@ -6,11 +6,15 @@ import Testing
 @Suite struct InProcessWorldTests {
     @Test(arguments: [1, 2, 3, 4], [4096, -1])
     func contract(ranks: Int, eagerLimit: Int) throws {
-        _ = try InProcessWorld.run(size: ranks, eagerLimit: eagerLimit, timeout: 60) { try CommunicationSelfTest.run(on: $0) }
+        _ = try InProcessWorld.run(size: ranks, eagerLimit: eagerLimit, timeout: 60) {
+            try CommunicationSelfTest.run(on: $0)
+        }
     }
 
     @Test func largeMessages() throws {
-        _ = try InProcessWorld.run(size: 2, timeout: 60) { try CommunicationSelfTest.run(on: $0, largeByteCount: 64 << 20) }
+        _ = try InProcessWorld.run(size: 2, timeout: 60) {
+            try CommunicationSelfTest.run(on: $0, largeByteCount: 64 << 20)
+        }
     }
 
     @Test(arguments: [1, 2, 3] as [UInt64])

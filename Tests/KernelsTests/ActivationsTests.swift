@@ -59,7 +59,8 @@ import Testing
         #expect(y[4] == (bounded ? 1 : 1e30))
         var dx = zeros(6)
         let ones = [Float](repeating: 1, count: 6)
-        Activations.backward(activation, ones, saved: activation.savesOutput ? y : x, into: &dx, count: 6, threads: onePool)
+        Activations.backward(
+            activation, ones, saved: activation.savesOutput ? y : x, into: &dx, count: 6, threads: onePool)
         #expect(dx[0] == (bounded ? 0 : 1))
         #expect(dx[1] == 0)
         // As in PyTorch, relu passes the gradient at NaN; its output is NaN already.

@@ -26,11 +26,13 @@ import Testing
     }
 
     static let cases = [
-        Case(tokens: 1, width: 16), Case(tokens: 7, width: 7), Case(tokens: 63, width: 64), Case(tokens: 100, width: 32),
+        Case(tokens: 1, width: 16), Case(tokens: 7, width: 7), Case(tokens: 63, width: 64),
+        Case(tokens: 100, width: 32),
         Case(batch: 1, tokens: 257, heads: 2, shared: 1, width: 128), Case(tokens: 1, past: 100, width: 64),
         Case(tokens: 63, past: 7, width: 40), Case(tokens: 7, past: 257, width: 20, window: 63),
         Case(tokens: 100, past: 63, width: 16, window: 1), Case(tokens: 100, width: 32, causal: false),
-        Case(tokens: 100, width: 8, causal: false, window: 9), Case(tokens: 65, heads: 6, shared: 2, width: 24, sinks: true),
+        Case(tokens: 100, width: 8, causal: false, window: 9),
+        Case(tokens: 65, heads: 6, shared: 2, width: 24, sinks: true),
         Case(batch: 3, tokens: 129, heads: 3, shared: 3, width: 48, window: 40),
     ]
 
@@ -40,7 +42,8 @@ import Testing
         let queries = c.batch * c.tokens * c.heads * c.width
         let keys = c.batch * (c.past + c.tokens) * c.shared * c.width
         return (
-            randomFloats(queries, seed: 1, scale: 2), randomFloats(keys, seed: 2, scale: 2), randomFloats(keys, seed: 3),
+            randomFloats(queries, seed: 1, scale: 2), randomFloats(keys, seed: 2, scale: 2),
+            randomFloats(keys, seed: 3),
             randomFloats(queries, seed: 4), randomFloats(c.heads, seed: 5, scale: 3)
         )
     }
@@ -140,7 +143,8 @@ import Testing
                 batch: 1, tokens: tokens, keys: start + tokens, queryHeads: heads, keyValueHeads: 1, headWidth: width,
                 window: window)
             shape.keySampleStride = total * width
-            let q = Array(x.q[start * row..<(start + tokens) * row]), g = Array(x.g[start * row..<(start + tokens) * row])
+            let q = Array(x.q[start * row..<(start + tokens) * row]),
+                g = Array(x.g[start * row..<(start + tokens) * row])
             var o = zeros(tokens * row), lse = zeros(heads * tokens), delta = lse, dqPart = o
             var dkPart = zeros((start + tokens) * width), dvPart = dkPart
             Attention.forward(

@@ -48,7 +48,9 @@ struct Product: CustomStringConvertible {
         var value = accumulate ? Double(o.c[i * ldc + j]) : hasBias ? Double(o.bias[j]) : 0
         var magnitude = abs(value)
         for p in 0..<k {
-            let term = Double(o.a[transposeA ? p * lda + i : i * lda + p]) * Double(o.b[transposeB ? j * ldb + p : p * ldb + j])
+            let term =
+                Double(o.a[transposeA ? p * lda + i : i * lda + p])
+                * Double(o.b[transposeB ? j * ldb + p : p * ldb + j])
             value += term
             magnitude += abs(term)
         }
@@ -71,7 +73,9 @@ struct Product: CustomStringConvertible {
             for j in 0..<n {
                 let (value, magnitude) = reference(o, i, j)
                 let error = abs(Double(c[i * ldc + j]) - value)
-                if !(error <= 2e-6 * magnitude + 1e-12) { return "\(self): [\(i), \(j)] is \(c[i * ldc + j]); expected \(value)" }
+                if !(error <= 2e-6 * magnitude + 1e-12) {
+                    return "\(self): [\(i), \(j)] is \(c[i * ldc + j]); expected \(value)"
+                }
             }
             for j in n..<ldc where c[i * ldc + j].bitPattern != o.c[i * ldc + j].bitPattern {
                 return "\(self): wrote beyond the row at [\(i), \(j)]"
@@ -93,7 +97,7 @@ struct Product: CustomStringConvertible {
                 }
             }
         }
-        for (m, n, k) in [(257, 100, 257), (100, 257, 1100), (17, 257, 513), (3, 520, 1), (300, 49, 512), (5, 5, 0)] {
+        for (m, n, k) in [(257, 100, 257), (100, 257, 1100), (17, 257, 513), (3, 520, 1), (4, 70, 530), (300, 49, 512), (5, 5, 0)] {
             products.append(Product(m: m, n: n, k: k, hasBias: true))
             products.append(Product(m: m, n: n, k: k, accumulate: true, padding: 3))
         }
@@ -135,7 +139,8 @@ let supportedSets = InstructionSet.allCases.filter(\.isSupported)
                     operands.bias.withUnsafeBufferPointer { bias in
                         GEMM.multiply(
                             operands.a, lda: product.lda, packed: packed, m: product.m, accumulate: product.accumulate,
-                            bias: product.hasBias ? bias.baseAddress : nil, into: &c, ldc: product.ldc, threads: threads)
+                            bias: product.hasBias ? bias.baseAddress : nil, into: &c, ldc: product.ldc, threads: threads
+                        )
                     }
                     #expect(c.map(\.bitPattern) == product.native(operands, instructionSet, threads).map(\.bitPattern))
                 }
@@ -160,14 +165,17 @@ let supportedSets = InstructionSet.allCases.filter(\.isSupported)
                     a.withUnsafeBufferPointer { a in
                         b.withUnsafeBufferPointer { b in
                             GEMM.multiply(
-                                a.baseAddress! + i * k, transposeA: false, lda: k, b.baseAddress! + j, transposeB: false, ldb: n,
+                                a.baseAddress! + i * k, transposeA: false, lda: k, b.baseAddress! + j,
+                                transposeB: false, ldb: n,
                                 m: rows, n: columns, k: k, accumulate: false, bias: nil, into: &part, ldc: columns,
                                 instructionSet: instructionSet, threads: threads)
                         }
                     }
                     for r in 0..<rows {
-                        for c in 0..<columns where part[r * columns + c].bitPattern != whole[(i + r) * n + j + c].bitPattern {
-                            Issue.record("\(instructionSet): [\(i + r), \(j + c)] differs in a \(rows)x\(columns) product")
+                        for c in 0..<columns
+                        where part[r * columns + c].bitPattern != whole[(i + r) * n + j + c].bitPattern {
+                            Issue.record(
+                                "\(instructionSet): [\(i + r), \(j + c)] differs in a \(rows)x\(columns) product")
                         }
                     }
                 }
@@ -201,7 +209,8 @@ let supportedSets = InstructionSet.allCases.filter(\.isSupported)
             nonisolated(unsafe) let base = buffer.baseAddress!
             threads.run(2) { index, worker in
                 GEMM.multiplyOnWorker(
-                    operands.a, lda: product.lda, operands.b, transposeB: true, ldb: product.ldb, m: product.m, n: product.n,
+                    operands.a, lda: product.lda, operands.b, transposeB: true, ldb: product.ldb, m: product.m,
+                    n: product.n,
                     k: product.k, accumulate: true, into: base + index * rowSize, ldc: product.ldc, worker: worker,
                     threads: threads)
             }

@@ -12,19 +12,23 @@ struct RecurrentCase: CustomStringConvertible {
     var positions: Int { batch * time }
 
     /// 300 units are shared out by units, the others by rows.
-    static let all: [RecurrentCase] = [(1, 1, 1), (2, 5, 7), (3, 4, 63), (9, 6, 100), (1, 3, 130), (3, 3, 300), (20, 2, 300)]
-        .flatMap { batch, time, hidden in
-            [
-                RecurrentCase(batch: batch, time: time, hidden: hidden),
-                RecurrentCase(batch: batch, time: time, hidden: hidden, reversed: true, hasState: false),
-            ]
-        }
+    static let all: [RecurrentCase] = [
+        (1, 1, 1), (2, 5, 7), (3, 4, 63), (9, 6, 100), (1, 3, 130), (3, 3, 300), (20, 2, 300),
+    ]
+    .flatMap { batch, time, hidden in
+        [
+            RecurrentCase(batch: batch, time: time, hidden: hidden),
+            RecurrentCase(batch: batch, time: time, hidden: hidden, reversed: true, hasState: false),
+        ]
+    }
 }
 
 /// `|a − b|` within `tolerance` of the larger of 1 and the largest `|b|`.
 func firstDifference(_ a: [Float], _ b: [Double], tolerance: Double, _ name: String) -> String? {
     let bound = tolerance * max(1, b.map(abs).max() ?? 0)
-    for i in b.indices where !(abs(Double(a[i]) - b[i]) <= bound) { return "\(name)[\(i)] is \(a[i]); expected \(b[i])" }
+    for i in b.indices where !(abs(Double(a[i]) - b[i]) <= bound) {
+        return "\(name)[\(i)] is \(a[i]); expected \(b[i])"
+    }
     return nil
 }
 
@@ -40,7 +44,8 @@ func timeSlice(_ a: [Float], _ c: RecurrentCase, _ start: Int, _ length: Int, _ 
     return part
 }
 
-func putTimeSlice(_ part: [Float], into a: inout [Float], _ c: RecurrentCase, _ start: Int, _ length: Int, _ width: Int) {
+func putTimeSlice(_ part: [Float], into a: inout [Float], _ c: RecurrentCase, _ start: Int, _ length: Int, _ width: Int)
+{
     for b in 0..<c.batch {
         let (from, to) = (b * length * width, (b * c.time + start) * width)
         for i in 0..<length * width { a[to + i] = part[from + i] }
@@ -84,7 +89,8 @@ func bits(_ values: [Float]) -> [UInt32] { values.map(\.bitPattern) }
         }
         func zeros(_ count: Int) -> [Float] { [Float](repeating: 0, count: count) }
         var result = Result<Float>(
-            gates: zeros(B * T * 4 * H), cells: zeros(B * T * H), y: zeros(B * T * H), hN: zeros(B * H), cN: zeros(B * H),
+            gates: zeros(B * T * 4 * H), cells: zeros(B * T * H), y: zeros(B * T * H), hN: zeros(B * H),
+            cN: zeros(B * H),
             dGates: zeros(B * T * 4 * H), dh0: zeros(B * H), dc0: zeros(B * H))
         let lengths = chunks ?? [T]
         var starts: [Int] = []
@@ -102,7 +108,8 @@ func bits(_ values: [Float]) -> [UInt32] { values.map(\.bitPattern) }
             let without = chunk == 0 && !c.hasState
             let (h0, c0): ([Float]?, [Float]?) = without ? (nil, nil) : (h, cell)
             LSTMKernel.forward(
-                batch: B, time: length, hidden: H, gates: &gates, weights: weights, h0: h0, c0: c0, cells: &cells, y: &y, hN: &h, cN: &cell, reversed: c.reversed,
+                batch: B, time: length, hidden: H, gates: &gates, weights: weights, h0: h0, c0: c0, cells: &cells,
+                y: &y, hN: &h, cN: &cell, reversed: c.reversed,
                 threads: threads)
             put(gates, &result.gates, start, length, 4 * H)
             put(cells, &result.cells, start, length, H)
@@ -132,7 +139,8 @@ func bits(_ values: [Float]) -> [UInt32] { values.map(\.bitPattern) }
         let (B, T, H) = (c.batch, c.time, c.hidden)
         func zeros(_ count: Int) -> [Double] { [Double](repeating: 0, count: count) }
         var r = Result<Double>(
-            gates: zeros(B * T * 4 * H), cells: zeros(B * T * H), y: zeros(B * T * H), hN: zeros(B * H), cN: zeros(B * H),
+            gates: zeros(B * T * 4 * H), cells: zeros(B * T * H), y: zeros(B * T * H), hN: zeros(B * H),
+            cN: zeros(B * H),
             dGates: zeros(B * T * 4 * H), dh0: zeros(B * H), dc0: zeros(B * H))
         let weight = input.weight.map(Double.init)
         let order = c.reversed ? Array((0..<T).reversed()) : Array(0..<T)

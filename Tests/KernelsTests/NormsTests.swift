@@ -5,7 +5,9 @@ import Testing
     static let shapes = [(1, 1), (7, 63), (100, 7), (63, 100), (9, 257), (200, 512)]
 
     /// `y`, and the gradients of `Σ g·y` with respect to x and the weight, of either norm, from the definition.
-    static func reference(_ x: [Float], _ w: [Float], _ g: [Float], rows: Int, width: Int, epsilon: Double, centred: Bool)
+    static func reference(
+        _ x: [Float], _ w: [Float], _ g: [Float], rows: Int, width: Int, epsilon: Double, centred: Bool
+    )
         -> (y: [Double], dx: [Double], dw: [Double])
     {
         var y = [Double](), dx = [Double](), dw = [Double](repeating: 0, count: width)
@@ -30,7 +32,8 @@ import Testing
     @Test(arguments: shapes)
     func rmsNorm(rows: Int, width: Int) {
         let count = rows * width
-        let x = randomFloats(count, seed: 1, scale: 3), w = randomFloats(width, seed: 2), g = randomFloats(count, seed: 3)
+        let x = randomFloats(count, seed: 1, scale: 3), w = randomFloats(width, seed: 2),
+            g = randomFloats(count, seed: 3)
         let expected = Self.reference(x, w, g, rows: rows, width: width, epsilon: 1e-5, centred: false)
         var results: [[Float]] = []
         for pool in [onePool, twoPool] {

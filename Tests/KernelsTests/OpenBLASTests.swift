@@ -47,7 +47,8 @@ import Testing
     }
 
     @Test func errorsNameTheRemedy() {
-        let unknown = KernelVariantError.unknownValue(variable: "SEQTRAIN_ISA", value: "sse", allowed: ["avx2", "portable"])
+        let unknown = KernelVariantError.unknownValue(
+            variable: "SEQTRAIN_ISA", value: "sse", allowed: ["avx2", "portable"])
         #expect(unknown.description == "SEQTRAIN_ISA=sse is not known; expected one of avx2, portable")
         #expect(KernelVariantError.unsupported(.avx512, best: .avx2).description.contains("avx2"))
     }

@@ -13,7 +13,8 @@ import Testing
         for step in 1...5 {
             let g = randomFloats(count, seed: UInt64(10 + step))
             OptimizerKernels.adam(
-                settings, step: step, parameters: &p, gradient: g, first: &m, second: &v, count: count, threads: twoPool)
+                settings, step: step, parameters: &p, gradient: g, first: &m, second: &v, count: count, threads: twoPool
+            )
             for i in 0..<count {
                 let gradient = 0.5 * Double(g[i]) + (decoupled ? 0 : 0.1 * pr[i])
                 mr[i] = 0.9 * mr[i] + 0.1 * gradient
@@ -41,7 +42,8 @@ import Testing
                 OptimizerKernels.sgd(
                     settings, parameters: &p, gradient: g, velocity: nil, count: count, threads: twoPool)
             } else {
-                OptimizerKernels.sgd(settings, parameters: &p, gradient: g, velocity: &u, count: count, threads: twoPool)
+                OptimizerKernels.sgd(
+                    settings, parameters: &p, gradient: g, velocity: &u, count: count, threads: twoPool)
             }
             for i in 0..<count {
                 let gradient = Double(g[i]) + 0.01 * pr[i]

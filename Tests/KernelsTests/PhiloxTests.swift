@@ -7,7 +7,9 @@ import Testing
         #expect(Philox.words(PhiloxStream(seed: 0), count: 4) == [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8])
         let ones = PhiloxStream(seed: .max, a: .max, b: .max, c: .max)
         #expect(
-            Philox.words(ones, first: 4 * 0xffff_ffff, count: 4) == [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd])
+            Philox.words(ones, first: 4 * 0xffff_ffff, count: 4) == [
+                0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd,
+            ])
         let pi = PhiloxStream(seed: 0x299f_31d0_a409_3822, a: 0x85a3_08d3, b: 0x1319_8a2e, c: 0x0370_7344)
         #expect(
             Philox.words(pi, first: 4 * 0x243f_6a88, count: 4) == [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1])
@@ -34,7 +36,8 @@ import Testing
         Philox.fillNormal(&n, mean: 2, deviation: 0.5, stream: PhiloxStream(seed: 2), count: count, threads: twoPool)
         #expect(u.min()! >= -1 && u.max()! < 3)
         func moment(_ x: [Float], _ power: Int, around: Double) -> Double {
-            x.reduce(0.0) { sum, v in sum + (0..<power).reduce(1.0) { p, _ in p * (Double(v) - around) } } / Double(count)
+            x.reduce(0.0) { sum, v in sum + (0..<power).reduce(1.0) { p, _ in p * (Double(v) - around) } }
+                / Double(count)
         }
         // Four standard errors of each moment.
         #expect(abs(moment(u, 1, around: 0) - 1) < 0.0046)

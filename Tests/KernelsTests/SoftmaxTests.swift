@@ -13,7 +13,8 @@ import Testing
         Softmax.logSumExp(x, into: &lse, rows: rows, width: width, threads: twoPool)
         var yReference = [Double](), dxReference = [Double](), lseReference = [Double]()
         for r in 0..<rows {
-            let row = x[r * width..<(r + 1) * width].map(Double.init), g = dy[r * width..<(r + 1) * width].map(Double.init)
+            let row = x[r * width..<(r + 1) * width].map(Double.init),
+                g = dy[r * width..<(r + 1) * width].map(Double.init)
             let top = row.max()!, sum = row.reduce(0) { $0 + exp($1 - top) }
             let p = row.map { exp($0 - top) / sum }
             let dot = zip(p, g).reduce(0) { $0 + $1.0 * $1.1 }

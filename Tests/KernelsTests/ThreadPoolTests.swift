@@ -45,7 +45,9 @@ import Testing
                 for step in 0..<steps {
                     base[worker * 64] = step + 1
                     team.wait()
-                    for other in 0..<team.memberCount where base[other * 64] != step + 1 { torn.add(1, ordering: .relaxed) }
+                    for other in 0..<team.memberCount where base[other * 64] != step + 1 {
+                        torn.add(1, ordering: .relaxed)
+                    }
                     team.wait()
                 }
             }

@@ -41,7 +41,9 @@ final class ChecksumExecutor: StageExecutor {
     deinit { for buffer in buffers.values { buffer.deallocate() } }
 
     /// Nothing is left over after a step.
-    var isEmpty: Bool { inputs.isEmpty && kept.isEmpty && recorded.isEmpty && outputGradients.isEmpty && buffers.isEmpty }
+    var isEmpty: Bool {
+        inputs.isEmpty && kept.isEmpty && recorded.isEmpty && outputGradients.isEmpty && buffers.isEmpty
+    }
 
     private static func mix(_ values: UInt64...) -> UInt64 {
         values.reduce(0x1234_5678) { state, value in
@@ -210,7 +212,9 @@ final class ChecksumExecutor: StageExecutor {
             let compute = try ScheduleCatalog.training(name, request)
             let reference = try Self.reference(compute.shape)
             for eagerLimit in [-1, 1 << 20] {
-                #expect(try Self.gradients(Lowering.lower(compute), eagerLimit: eagerLimit) == reference, "p\(p) m\(m) k\(k)")
+                #expect(
+                    try Self.gradients(Lowering.lower(compute), eagerLimit: eagerLimit) == reference,
+                    "p\(p) m\(m) k\(k)")
             }
             let tight = try Lowering.lower(compute, options: LoweringOptions(receiveLookAhead: 0, sendWindow: 1))
             #expect(try Self.gradients(tight, delays: true) == reference, "p\(p) m\(m) k\(k), delayed")
@@ -290,7 +294,8 @@ final class ChecksumExecutor: StageExecutor {
         }
         let message = words.withLock { $0 }
         #expect(
-            message.hasPrefix("[rank 1/2, stage 1] 'F s1 m0 c0' at position 1, message with rank 0, tag 0: "), "\(message)")
+            message.hasPrefix("[rank 1/2, stage 1] 'F s1 m0 c0' at position 1, message with rank 0, tag 0: "),
+            "\(message)")
     }
 
     @Test func recorderKeepsEachActionUpToItsBound() throws {

@@ -24,61 +24,72 @@ import Testing
     }
 
     @Test(arguments: [
-        Table("gpipe", 1, 1, 1,
+        Table(
+            "gpipe", 1, 1, 1,
             """
             rank 0  F0 B0
             """),
-        Table("1f1b", 1, 1, 1,
+        Table(
+            "1f1b", 1, 1, 1,
             """
             rank 0  F0 B0
             """),
-        Table("gpipe", 2, 4, 1,
+        Table(
+            "gpipe", 2, 4, 1,
             """
             rank 0  F0 F1 F2 F3 .  .  B0 B1 B2 B3
             rank 1  .  F0 F1 F2 F3 B0 B1 B2 B3 .
             """),
-        Table("1f1b", 2, 4, 1,
+        Table(
+            "1f1b", 2, 4, 1,
             """
             rank 0  F0 F1 .  B0 F2 B1 F3 B2 .  B3
             rank 1  .  F0 B0 F1 B1 F2 B2 F3 B3 .
             """),
-        Table("gpipe", 3, 2, 1,
+        Table(
+            "gpipe", 3, 2, 1,
             """
             rank 0  F0 F1 .  .  .  .  B0 B1
             rank 1  .  F0 F1 .  .  B0 B1 .
             rank 2  .  .  F0 F1 B0 B1 .  .
             """),
-        Table("1f1b", 3, 2, 1,
+        Table(
+            "1f1b", 3, 2, 1,
             """
             rank 0  F0 F1 .  .  .  B0 .  B1
             rank 1  .  F0 F1 .  B0 .  B1 .
             rank 2  .  .  F0 B0 F1 B1 .  .
             """),
-        Table("gpipe", 4, 8, 1,
+        Table(
+            "gpipe", 4, 8, 1,
             """
             rank 0  F0 F1 F2 F3 F4 F5 F6 F7 .  .  .  .  .  .  B0 B1 B2 B3 B4 B5 B6 B7
             rank 1  .  F0 F1 F2 F3 F4 F5 F6 F7 .  .  .  .  B0 B1 B2 B3 B4 B5 B6 B7 .
             rank 2  .  .  F0 F1 F2 F3 F4 F5 F6 F7 .  .  B0 B1 B2 B3 B4 B5 B6 B7 .  .
             rank 3  .  .  .  F0 F1 F2 F3 F4 F5 F6 F7 B0 B1 B2 B3 B4 B5 B6 B7 .  .  .
             """),
-        Table("1f1b", 4, 8, 1,
+        Table(
+            "1f1b", 4, 8, 1,
             """
             rank 0  F0 F1 F2 F3 .  .  .  B0 F4 B1 F5 B2 F6 B3 F7 B4 .  B5 .  B6 .  B7
             rank 1  .  F0 F1 F2 .  .  B0 F3 B1 F4 B2 F5 B3 F6 B4 F7 B5 .  B6 .  B7 .
             rank 2  .  .  F0 F1 .  B0 F2 B1 F3 B2 F4 B3 F5 B4 F6 B5 F7 B6 .  B7 .  .
             rank 3  .  .  .  F0 B0 F1 B1 F2 B2 F3 B3 F4 B4 F5 B5 F6 B6 F7 B7 .  .  .
             """),
-        Table("gpipe", 2, 2, 2,
+        Table(
+            "gpipe", 2, 2, 2,
             """
             rank 0  F0.0 F0.1 F1.0 F1.1 .    .    B0.1 B0.0 B1.1 B1.0
             rank 1  .    F0.0 F0.1 F1.0 F1.1 B0.1 B0.0 B1.1 B1.0 .
             """),
-        Table("1f1b", 2, 2, 2,
+        Table(
+            "1f1b", 2, 2, 2,
             """
             rank 0  F0.0 F0.1 F1.0 .    B0.1 F1.1 B0.0 .    B1.1 B1.0
             rank 1  .    F0.0 F0.1 B0.1 F1.0 B0.0 F1.1 B1.1 B1.0 .
             """),
-        Table("1f1b", 2, 3, 3,
+        Table(
+            "1f1b", 2, 3, 3,
             """
             rank 0  F0.0 F0.1 F0.2 F1.0 .    B0.2 F1.1 B0.1 F1.2 B0.0 F2.0 B1.2 F2.1 B1.1 F2.2 B1.0 .    B2.2 B2.1 B2.0
             rank 1  .    F0.0 F0.1 F0.2 B0.2 F1.0 B0.1 F1.1 B0.0 F1.2 B1.2 F2.0 B1.1 F2.1 B1.0 F2.2 B2.2 B2.1 B2.0 .

@@ -33,7 +33,10 @@ import Testing
     @Test(arguments: [
         ("schedule a\nplacement 0\nrank 0: F s0 m0", "schedule line 3: 'micro_batches' is missing"),
         ("schedule a\nmicro_batches 1\nplacement 0 2\nrank 0:", "schedule line 3: 'placement' needs the rank"),
-        ("schedule a\nmicro_batches 0\nplacement 0", "schedule line 2: 'micro_batches' needs whole numbers of at least 1"),
+        (
+            "schedule a\nmicro_batches 0\nplacement 0",
+            "schedule line 2: 'micro_batches' needs whole numbers of at least 1"
+        ),
         ("schedule a\nmicro_batch 1", "schedule line 2: unknown word 'micro_batch'"),
         ("schedule a\nmicro_batches 1\nplacement 0\nrank 0: F s0", "schedule line 4: got ' F s0'; expected an action"),
         ("schedule a\nmicro_batches 1\nplacement 0 1\nrank 0: F s0 m0", "expected 0..<2"),
@@ -65,7 +68,9 @@ import Testing
             #expect(shape.index(of: unit) == index)
             if let next = shape.downstream(of: unit) { #expect(shape.upstream(of: next) == unit) }
         }
-        #expect(shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1)) == UnitOfWork(stage: 0, microBatch: 1, recursion: 1))
+        #expect(
+            shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1))
+                == UnitOfWork(stage: 0, microBatch: 1, recursion: 1))
         #expect(shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1, recursion: 1)) == nil)
     }
 }

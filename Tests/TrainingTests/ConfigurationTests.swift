@@ -23,7 +23,9 @@ import Training
         let reader = try ConfigurationReader(root)
         let train = try reader.section("train")
         #expect(try train.int("steps") == 100)
-        #expect(message { _ = try train.int("name") } == "a.yaml:4:9: 'train.name' must be an integer; found the string \"5\"")
+        #expect(
+            message { _ = try train.int("name") }
+                == "a.yaml:4:9: 'train.name' must be an integer; found the string \"5\"")
         #expect(
             message { try reader.finish() }
                 == "a.yaml:5:1: unknown key 'model' at the top level; allowed: train")
@@ -54,7 +56,10 @@ import Training
     @Test func overridesReachEverywhere() throws {
         var root = try YAMLConfiguration.parse(text, file: "a.yaml")
         root = try Overrides.apply(
-            ["train.steps=5", "model.layers[0].repeat=7", "new.section.key=[a, b]", "train.name=null", "train.steps=6"],
+            [
+                "train.steps=5", "model.layers[0].repeat=7", "new.section.key=[a, b]", "train.name=null",
+                "train.steps=6",
+            ],
             to: root)
         let reader = try ConfigurationReader(root)
         #expect(try reader.section("train").int("steps") == 6)

@@ -56,7 +56,8 @@ import Training
     }
 
     @Test(arguments: DataConfiguration.Sampling.allCases, [(1, 1), (3, 10), (4, 7), (7, 100), (101, 3)])
-    func evaluationPredictsEveryTokenOnce(sampling: DataConfiguration.Sampling, shape: (batch: Int, length: Int)) throws {
+    func evaluationPredictsEveryTokenOnce(sampling: DataConfiguration.Sampling, shape: (batch: Int, length: Int)) throws
+    {
         let batches = try EvaluationBatches(
             counting, sampling: sampling, batchSize: shape.batch, sequenceLength: shape.length)
         #expect(batches.tokenCount == 100)
@@ -97,7 +98,8 @@ import Training
         ]
         for file in files {
             let corpus = try Corpus(
-                DataConfiguration(format: .tokens, source: .cut([file], shares: [0.5, 0.5]), sequenceLength: 1, batchSize: 1))
+                DataConfiguration(
+                    format: .tokens, source: .cut([file], shares: [0.5, 0.5]), sequenceLength: 1, batchSize: 1))
             #expect(corpus.vocabulary.count == 301)
             let valid = try corpus.tokens(.valid)
             #expect([valid[0], valid[1]] == [300, 2])
@@ -120,7 +122,8 @@ import Training
         ] {
             let got = message {
                 _ = try Corpus(
-                    DataConfiguration(format: .tokens, source: .cut([path], shares: [1]), sequenceLength: 1, batchSize: 1))
+                    DataConfiguration(
+                        format: .tokens, source: .cut([path], shares: [1]), sequenceLength: 1, batchSize: 1))
             }
             #expect(got.contains(words), "\(got)")
         }
@@ -130,7 +133,7 @@ import Training
         let directory = TemporaryDirectory()
         for name in ["p2.txt", "p1.txt", "q.txt"] { directory.file(name, name) }
         let data = try configuration(
-            "{format: bytes, text: ['p*.txt', q.txt], split: [0.5, 0.25, 0.25], sequence_length: 2, batch_size: 1}",
+            "{format: bytes, text: ['p*.txt', q.txt], split: [0.5, 0.25, 0.25]}",
             directory: directory.path)
         let corpus = try Corpus(data)
         let train = try corpus.tokens(.train)
@@ -156,27 +159,46 @@ import Training
                 == "data: no file matches 'none*'; tried none* and none*; paths start at the configuration file's"
                 + " directory, then at the current one")
         #expect(load(.files(train: ["empty"], valid: [], test: [])).hasPrefix("data: the train split is empty;"))
-        #expect(load(.files(train: ["short"], valid: ["empty"], test: []), .words).hasPrefix("data: the valid split is empty;"))
+        #expect(
+            load(.files(train: ["short"], valid: ["empty"], test: []), .words).hasPrefix(
+                "data: the valid split is empty;"))
         #expect(
             load(.files(train: ["short"], valid: [], test: []))
                 == "data: the train split has 3 tokens, but 9 are needed (sequence_length 8 + 1);"
-                + " give it more text, or reduce data.sequence_length or data.batch_size")
+                + " give it more text, or reduce train.sequence_length or train.batch_size")
         #expect(
             message {
                 _ = try BatchSampler(counting, sampling: .stream, batchSize: 20, sequenceLength: 8, seed: 0)
             }.hasPrefix("data: the train split has 101 tokens, but 161 are needed (batch_size 20 streams of"))
         directory.file("latin", [0xE9, 0x41])
-        #expect(load(.cut(["latin"], shares: [1]), .characters) == "latin: is not UTF-8 text; convert it, or read it as bytes")
+        #expect(
+            load(.cut(["latin"], shares: [1]), .characters)
+                == "latin: is not UTF-8 text; convert it, or read it as bytes")
         #expect(load(.cut([directory.path], shares: [1])).hasSuffix("is a directory; a file is needed here"))
     }
 
     @Test(arguments: [
-        ("{format: byte}", "a.yaml:1:10: 'data.format' must be one of bytes, characters, words, tokens; found 'byte'; did you mean 'bytes'?"),
-        ("{format: bytes}", "a.yaml:1:1: 'data.text': is missing; give 'text: path', or 'train: path' and 'valid: path'"),
-        ("{format: bytes, text: a, train: b}", "a.yaml:1:33: 'data.train': cannot be combined with 'text'; keep one of them"),
-        ("{format: bytes, text: a, split: [0.9, 0.2]}", "a.yaml:1:33: 'data.split': must be one to three shares (train, valid, test) that sum to at most 1"),
-        ("{format: bytes, text: a, batch_size: 2}", "a.yaml:1:1: missing key 'sequence_length' in 'data'; expected an integer from 1 to 16777216; add 'sequence_length: ...' there"),
-        ("{format: bytes, text: a, sequence_length: 2, batch_size: 2, minimum_count: 3}", "a.yaml:1:61: unknown key 'minimum_count' in 'data';"),
+        (
+            "{format: byte}",
+            "a.yaml:1:10: 'data.format' must be one of bytes, characters, words, tokens; found 'byte'; did you mean 'bytes'?"
+        ),
+        (
+            "{format: bytes}",
+            "a.yaml:1:1: 'data.text': is missing; give 'text: path', or 'train: path' and 'valid: path'"
+        ),
+        (
+            "{format: bytes, text: a, train: b}",
+            "a.yaml:1:33: 'data.train': cannot be combined with 'text'; keep one of them"
+        ),
+        (
+            "{format: bytes, text: a, split: [0.9, 0.2]}",
+            "a.yaml:1:33: 'data.split': must be one to three shares (train, valid, test) that sum to at most 1"
+        ),
+        (
+            "{format: bytes, text: a, batch_size: 2}",
+            "a.yaml:1:26: unknown key 'batch_size' in 'data'; allowed: format, train, text, split, sampling"
+        ),
+        ("{format: bytes, text: a, minimum_count: 3}", "a.yaml:1:26: unknown key 'minimum_count' in 'data';"),
     ])
     func badSectionsAreExplained(yaml: String, expected: String) {
         let got = message { _ = try configuration(yaml) }

@@ -95,7 +95,10 @@ import Training
                 "x: tensor 'b' starts at data byte 2 and overlaps the tensor before it (expected 4)"
             ),
             (raw("{\"a\":\(tensor(0, 5))}", data: 5), "x: tensor 'a': F32 [1] needs 4 bytes, but its offsets span 5"),
-            (raw("{\"a\":\(tensor(0, 4, "F4"))}", data: 4), "x: tensor 'a': dtype 'F4' is not supported; known: BOOL, U8,"),
+            (
+                raw("{\"a\":\(tensor(0, 4, "F4"))}", data: 4),
+                "x: tensor 'a': dtype 'F4' is not supported; known: BOOL, U8,"
+            ),
             (raw("{\"a\":\(tensor(0, 4, shape: "[-1]"))}", data: 4), "x: tensor 'a': 'shape' must be a list of sizes"),
             (
                 raw("{\"a\":\(tensor(0, 4, shape: "[4294967296,4294967296]"))}", data: 4),
@@ -109,8 +112,10 @@ import Training
         }
         let file = try SafeTensorsFile(Self.fixture)
         #expect(message { _ = try file.floats("missing") }.hasSuffix("has no tensor 'missing' among its 5"))
-        #expect(message { _ = try file.floats("ids") }.hasSuffix("tensor 'ids' holds I64; expected a floating-point type"))
-        #expect(message { _ = try file.integers("half") }.hasSuffix("tensor 'half' holds F16; expected an integer type"))
+        #expect(
+            message { _ = try file.floats("ids") }.hasSuffix("tensor 'ids' holds I64; expected a floating-point type"))
+        #expect(
+            message { _ = try file.integers("half") }.hasSuffix("tensor 'half' holds F16; expected an integer type"))
     }
 
     @Test func everyTruncationIsNoticed() throws {
@@ -127,7 +132,8 @@ import Training
         var shards: [(String, String)] = []
         for shard in 0..<2 {
             let name = SafeTensorsIndex.fileName(shard: shard, of: 2)
-            let writer = try SafeTensorsWriter("\(directory.path)/\(name)", entries: [.init(name: "t\(shard)", shape: [1])])
+            let writer = try SafeTensorsWriter(
+                "\(directory.path)/\(name)", entries: [.init(name: "t\(shard)", shape: [1])])
             try writer.write("t\(shard)", [Float(shard)])
             try writer.finish()
             shards.append(("t\(shard)", name))
@@ -230,7 +236,8 @@ enum Python {
     @Test func leftoversGoAndTheOldCopyReturns() throws {
         let directory = TemporaryDirectory()
         for name in ["a.partial-77", "b.partial-replaced", "b", "c.partial-replaced"] {
-            try FileManager.default.createDirectory(atPath: "\(directory.path)/\(name)", withIntermediateDirectories: true)
+            try FileManager.default.createDirectory(
+                atPath: "\(directory.path)/\(name)", withIntermediateDirectories: true)
         }
         directory.file("c.partial-replaced/old", "x")
         try AtomicDirectory.removeLeftovers(in: directory.path)
@@ -246,14 +253,17 @@ enum Python {
         let manifest = try ChecksumManifest(ofFilesIn: path)
         try manifest.write(to: path)
         directory.file("m/a", "contenT")
-        #expect(message(in: directory) { try manifest.verify(in: path) }.hasPrefix("m/a: checksum mismatch: manifest says "))
+        #expect(
+            message(in: directory) { try manifest.verify(in: path) }.hasPrefix("m/a: checksum mismatch: manifest says ")
+        )
         directory.file("m/a", "cont")
         #expect(
             message(in: directory) { try manifest.verify(in: path) }
                 .hasPrefix("m/a: truncated: expected 7 bytes, found 4;"))
         directory.file("m/manifest.json", "{\"files\": 3}")
         #expect(
-            message(in: directory) { _ = try ChecksumManifest(readingFrom: path) } == "m/manifest.json: has no list 'files'")
+            message(in: directory) { _ = try ChecksumManifest(readingFrom: path) }
+                == "m/manifest.json: has no list 'files'")
     }
 
     @Test func fullDisksAreReported() {
@@ -276,7 +286,9 @@ enum Python {
         #expect(try JSON(parsing: Array(value.indentedText.utf8)) == value)
     }
 
-    @Test(arguments: ["", "{", "[1,]", "{\"a\" 1}", "\"\\ud800\"", "01x", "tru", "1 2", "\"a", "{\"a\":1,\"a\":2}", "nan"])
+    @Test(arguments: [
+        "", "{", "[1,]", "{\"a\" 1}", "\"\\ud800\"", "01x", "tru", "1 2", "\"a", "{\"a\":1,\"a\":2}", "nan",
+    ])
     func badJSONIsRefused(text: String) {
         #expect(message { _ = try JSON(parsing: Array(text.utf8)) }.hasPrefix("invalid JSON at byte "))
     }

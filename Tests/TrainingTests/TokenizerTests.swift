@@ -2,9 +2,10 @@ import Testing
 import Training
 
 @Suite struct TokenizerTests {
-    private func corpus(_ format: DataConfiguration.Format, _ train: String, valid: String? = nil, size: Int? = nil,
-        minimum: Int = 1, endOfLine: Bool = true) throws -> Corpus
-    {
+    private func corpus(
+        _ format: DataConfiguration.Format, _ train: String, valid: String? = nil, size: Int? = nil,
+        minimum: Int = 1, endOfLine: Bool = true
+    ) throws -> Corpus {
         let directory = TemporaryDirectory()
         directory.file("train", train)
         if let valid { directory.file("valid", valid) }
@@ -51,14 +52,18 @@ import Training
     }
 
     @Test func vocabulariesSurviveACheckpoint() throws {
-        for vocabulary in [Vocabulary.bytes, .tokens(7), Vocabulary(characters: ["\n", "\"", "é"]), Vocabulary(words: ["<unk>", "a"])] {
+        for vocabulary in [
+            Vocabulary.bytes, .tokens(7), Vocabulary(characters: ["\n", "\"", "é"]), Vocabulary(words: ["<unk>", "a"]),
+        ] {
             let text = vocabulary.json.text
             let back = try Vocabulary(JSON(parsing: Array(text.utf8)), path: "v")
             #expect(back == vocabulary && back.vocabularyHash == vocabulary.vocabularyHash)
             try back.requireSame(as: vocabulary)
         }
         let changed = Vocabulary(words: ["<unk>", "a"]).json.text.replacing("\"a\"", with: "\"b\"")
-        #expect(message { _ = try Vocabulary(JSON(parsing: Array(changed.utf8)), path: "v") }.hasPrefix("v: the vocabulary's hash"))
+        #expect(
+            message { _ = try Vocabulary(JSON(parsing: Array(changed.utf8)), path: "v") }.hasPrefix(
+                "v: the vocabulary's hash"))
     }
 
     @Test func mismatchesNameTheFirstDifference() {
@@ -69,7 +74,8 @@ import Training
                 + " use the data the checkpoint was trained on")
         #expect(
             message { try Vocabulary(words: ["<unk>", "a"]).requireSame(as: saved) }
-                == "vocabulary mismatch: the checkpoint has 3 symbols, the data 2; use the data the checkpoint was trained on")
+                == "vocabulary mismatch: the checkpoint has 3 symbols, the data 2; use the data the checkpoint was trained on"
+        )
         #expect(message { try Vocabulary.bytes.requireSame(as: saved) }.contains("format is words, the data's bytes"))
         #expect(Vocabulary(words: ["ab", "c"]).vocabularyHash != Vocabulary(words: ["a", "bc"]).vocabularyHash)
     }

@@ -67,7 +67,8 @@ extension Tape {
         let finalCell = context.tensor(Shape(batch, size))
         LSTMKernel.forward(
             batch: batch, time: time, hidden: size, gates: gates.pointer,
-            weights: weights.packedForForward(threads), h0: pointer(hidden), c0: pointer(cell), cells: cells.pointer, y: y.pointer, hN: finalHidden.pointer, cN: finalCell.pointer,
+            weights: weights.packedForForward(threads), h0: pointer(hidden), c0: pointer(cell), cells: cells.pointer,
+            y: y.pointer, hN: finalHidden.pointer, cN: finalCell.pointer,
             reversed: isReversed, threads: threads)
 
         let output = self.output(y, from: x, hidden, cell, hasParameters: true)

@@ -26,12 +26,14 @@ public enum ConfigurationError: Error, Sendable, Equatable, CustomStringConverti
         case .unknownKey(let location, let key, let path, let nearest, let allowed):
             var text = "\(location): unknown key '\(key)' \(Self.place(path))"
             if let nearest { text += "; did you mean '\(nearest)'?" } else { text += ";" }
-            return text + (allowed.isEmpty ? " no keys are allowed here" : " allowed: \(allowed.joined(separator: ", "))")
+            return text
+                + (allowed.isEmpty ? " no keys are allowed here" : " allowed: \(allowed.joined(separator: ", "))")
         case .unusedKey(let location, let key, let path):
             return "\(location): key '\(key)' \(Self.place(path)) has no effect with the other settings given;"
                 + " remove it, or change the setting that disables it"
         case .missingKey(let location, let key, let path, let expected):
-            return "\(location): missing key '\(key)' \(Self.place(path)); expected \(expected); add '\(key): ...' there"
+            return
+                "\(location): missing key '\(key)' \(Self.place(path)); expected \(expected); add '\(key): ...' there"
         case .mismatch(let location, let key, let expected, let found, let nearest):
             let text = "\(location): '\(key)' must be \(expected); found \(found)"
             return nearest.map { text + "; did you mean '\($0)'?" } ?? text

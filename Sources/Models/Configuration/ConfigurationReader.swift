@@ -363,7 +363,9 @@ public final class ConfigurationReader {
         return value
     }
 
-    private func double(_ node: ConfigurationNode, _ path: String, _ bounds: Bounds) throws(ConfigurationError) -> Double {
+    private func double(_ node: ConfigurationNode, _ path: String, _ bounds: Bounds) throws(ConfigurationError)
+        -> Double
+    {
         guard case .scalar(let text, quoted: false) = node.content,
             let value = Double(Self.ungrouped(text)), bounds.contains(value)
         else { throw mismatch(node, path, bounds.expected) }

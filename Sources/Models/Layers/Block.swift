@@ -39,7 +39,8 @@ public final class Block: ModelLayer {
         if hasResidual, mixer.outputWidth != inputWidth {
             throw reader.error(
                 "mixer",
-                "its output width \(mixer.outputWidth) differs from the width \(inputWidth) of the residual; set output_projection: true, an equal hidden_size, or residual: false")
+                "its output width \(mixer.outputWidth) differs from the width \(inputWidth) of the residual; set output_projection: true, an equal hidden_size, or residual: false"
+            )
         }
         let width = mixer.outputWidth
         mixerDropoutStream = builder.dropoutStream()

@@ -26,7 +26,8 @@ public final class HeadLayer: ModelLayer {
         self.dropout = dropout
         inputWidth = builder.inputWidth
         norm = Norm(kind, name: "norm", width: inputWidth, epsilon: builder.defaults.normEpsilon, builder)
-        weight = tied.map { rootBuilder.tied(to: $0) }
+        weight =
+            tied.map { rootBuilder.tied(to: $0) }
             ?? rootBuilder.matrix("weight", vocabularySize, inputWidth, initializer)
         bias = hasBias ? rootBuilder.vector("bias", vocabularySize, .constant(0)) : nil
         dropoutStream = builder.dropoutStream()

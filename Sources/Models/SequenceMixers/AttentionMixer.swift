@@ -39,7 +39,8 @@ public final class AttentionMixer: SequenceMixer {
         let isRotary = try reader.bool("rotary", default: builder.defaults.usesRotaryPositions)
         let theta = try reader.double("rope_theta", default: 10_000)
         if isRotary, headSize % 2 != 0 {
-            throw reader.error("head_size", "rotary positions need an even head size, not \(headSize); set rotary: false")
+            throw reader.error(
+                "head_size", "rotary positions need an even head size, not \(headSize); set rotary: false")
         }
         rotary = isRotary ? RotaryTable(headWidth: headSize, theta: theta) : nil
         let hasBias = try reader.bool("bias", default: false)

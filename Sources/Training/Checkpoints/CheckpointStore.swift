@@ -184,7 +184,8 @@ public final class CheckpointStore {
         return try Collective.agree(communicator) {
             guard session.run.checkpoint.resumes else {
                 throw RunError.usage(
-                    "\(directory) already holds \(name) and checkpoint.resume is never; choose another checkpoint.directory or set resume: auto")
+                    "\(directory) already holds \(name) and checkpoint.resume is never; choose another checkpoint.directory or set resume: auto"
+                )
             }
             let path = directory + "/" + name
             let state = try loadParameters(path)
@@ -192,12 +193,16 @@ public final class CheckpointStore {
             guard state["optimizer"]?.string == kind else {
                 throw RunError.checkpoint(
                     path: path,
-                    message: "was written with optimizer.type \(state["optimizer"]?.string ?? "?"), the run has \(kind); use the same, or another checkpoint.directory")
+                    message:
+                        "was written with optimizer.type \(state["optimizer"]?.string ?? "?"), the run has \(kind); use the same, or another checkpoint.directory"
+                )
             }
             guard state["seed"]?.int == Int(session.run.seed) else {
                 throw RunError.checkpoint(
                     path: path,
-                    message: "was written with seed \(state["seed"]?.int ?? -1), the run has \(session.run.seed); use the same, or another checkpoint.directory")
+                    message:
+                        "was written with seed \(state["seed"]?.int ?? -1), the run has \(session.run.seed); use the same, or another checkpoint.directory"
+                )
             }
             try naming(path) {
                 if !session.optimizer.stateNames.isEmpty {
@@ -278,8 +283,11 @@ public final class CheckpointStore {
         guard shape == tensor.shape.dimensions else {
             throw RunError.checkpoint(
                 path: files.path,
-                message: (files.contains(name) ? "tensor '\(name)' has shape \(shape), the model wants \(tensor.shape)" : "has no tensor '\(name)'")
-                    + "; it belongs to another model. Use the configuration it was written with, or another checkpoint.directory")
+                message: (files.contains(name)
+                    ? "tensor '\(name)' has shape \(shape), the model wants \(tensor.shape)"
+                    : "has no tensor '\(name)'")
+                    + "; it belongs to another model. Use the configuration it was written with, or another checkpoint.directory"
+            )
         }
         try files.readFloats(name, into: tensor.pointer, count: tensor.count)
     }
@@ -290,7 +298,9 @@ public final class CheckpointStore {
         guard shape.count == 3, shape[1] == session.plan.cut.rows else {
             throw RunError.checkpoint(
                 path: files.path,
-                message: "stream state '\(name)' has shape \(shape); the run has train.batch_size \(session.plan.cut.rows). Use the batch size it was written with")
+                message:
+                    "stream state '\(name)' has shape \(shape); the run has train.batch_size \(session.plan.cut.rows). Use the batch size it was written with"
+            )
         }
         let tensor = session.context.tensor(Shape(shape[0], shape[1], shape[2]))
         try files.readFloats(name, into: tensor.pointer, count: tensor.count)

@@ -81,7 +81,8 @@ public enum Overrides {
             if case .mapping(let present) = node.content {
                 entries = present
             } else if !node.isNull {
-                throw .badOverride(text, reason: "'\(parent)' at \(node.location) is not a section, so it has no '\(key)'")
+                throw .badOverride(
+                    text, reason: "'\(parent)' at \(node.location) is not a section, so it has no '\(key)'")
             }
             let child = parent.isEmpty ? key : "\(parent).\(key)"
             if let index = entries.firstIndex(where: { $0.key == key }) {

@@ -130,7 +130,8 @@ extension RunConfiguration.ParallelSection {
         if microBatches > batchSize {
             throw reader.error(
                 "micro_batches",
-                "\(microBatches) micro-batches cannot be cut from train.batch_size \(batchSize); use at most \(batchSize)")
+                "\(microBatches) micro-batches cannot be cut from train.batch_size \(batchSize); use at most \(batchSize)"
+            )
         }
         chunks = try reader.int("chunks", default: 1, in: 1...65_535)
         threads = try reader.intOrAuto("threads", in: 1...4096)

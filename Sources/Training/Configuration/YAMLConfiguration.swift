@@ -172,7 +172,9 @@ public enum YAMLConfiguration {
     private static func scalar(_ value: String, quoted: Bool) -> String {
         let words: Set<String> = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
         let safe = value.unicodeScalars.allSatisfy { scalar in
-            scalar.isASCII && (scalar.properties.isAlphabetic || ("0"..."9").contains(scalar) || "_-./*+".unicodeScalars.contains(scalar))
+            scalar.isASCII
+                && (scalar.properties.isAlphabetic || ("0"..."9").contains(scalar)
+                    || "_-./*+".unicodeScalars.contains(scalar))
         }
         if !quoted, safe, !value.isEmpty { return value }
         let wordLike = value.unicodeScalars.first.map { $0.properties.isAlphabetic || $0 == "/" || $0 == "_" } ?? false

@@ -60,7 +60,8 @@ public struct BatchSampler: Sendable {
     public func batch(step: Int, samples: Range<Int>? = nil) -> Batch {
         let samples = samples ?? 0..<batchSize
         guard step >= 0, samples.lowerBound >= 0, samples.upperBound <= batchSize else {
-            fatalError("BatchSampler: step \(step), samples \(samples); expected a step from 0, samples in 0..<\(batchSize)")
+            fatalError(
+                "BatchSampler: step \(step), samples \(samples); expected a step from 0, samples in 0..<\(batchSize)")
         }
         let resets = sampling == .random || step % stepsPerEpoch == 0
         var batch = Batch(size: samples.count, length: sequenceLength, resetsCarry: resets)
@@ -140,7 +141,8 @@ public struct EvaluationBatches: Sendable {
     public func batch(_ index: Int, samples: Range<Int>? = nil) -> Batch {
         let samples = samples ?? 0..<batchSize
         guard (0..<count).contains(index), samples.lowerBound >= 0, samples.upperBound <= batchSize else {
-            fatalError("EvaluationBatches: batch \(index), samples \(samples); expected 0..<\(count), in 0..<\(batchSize)")
+            fatalError(
+                "EvaluationBatches: batch \(index), samples \(samples); expected 0..<\(count), in 0..<\(batchSize)")
         }
         let resets = sampling == .random || index == 0
         var batch = Batch(size: samples.count, length: sequenceLength, resetsCarry: resets)

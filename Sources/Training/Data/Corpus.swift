@@ -100,7 +100,9 @@ public final class Corpus: Sendable {
         for (split, paths) in sources {
             var scalars: [Unicode.Scalar] = []
             for path in paths {
-                do { scalars.append(contentsOf: try FileSystem.readText(path).unicodeScalars) } catch { throw .file(error) }
+                do { scalars.append(contentsOf: try FileSystem.readText(path).unicodeScalars) } catch {
+                    throw .file(error)
+                }
             }
             texts.append((split, scalars))
         }

@@ -79,7 +79,7 @@ public struct DataConfiguration: Sendable {
             throw reader.error(joined, "is missing; give '\(joined): path', or 'train: path' and 'valid: path'")
         }
         vocabularySize =
-            format == .words || format == .tokens ? try reader.optionalInt("vocabulary_size", in: 3 ... 1 << 30) : nil
+            format == .words || format == .tokens ? try reader.optionalInt("vocabulary_size", in: 3...1 << 30) : nil
         minimumCount = format == .words ? try reader.int("minimum_count", default: 1, in: 1 ... .max) : 1
         endOfLine = format == .words ? try reader.bool("end_of_line", default: true) : false
         sampling = try reader.choice("sampling", default: .random)
@@ -90,7 +90,8 @@ public struct DataConfiguration: Sendable {
         var result: [String] = []
         for pattern in patterns {
             let candidates =
-                pattern.hasPrefix("/") ? [pattern] : directory == "." ? [pattern] : ["\(directory)/\(pattern)", pattern]
+                pattern.hasPrefix("/")
+                ? [pattern] : directory == "." ? [pattern] : ["\(directory)/\(pattern)", pattern]
             let found = candidates.lazy.map(Self.expand).first { !$0.isEmpty }
             guard let found else { throw .noFile(pattern: pattern, tried: candidates) }
             result += found

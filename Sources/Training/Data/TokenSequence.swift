@@ -47,7 +47,11 @@ public final class TokenSequence: @unchecked Sendable {
 
     /// Tokens of at most `vocabularySize` symbols, as uint16 where they fit.
     convenience init(_ tokens: [Int32], vocabularySize: Int) {
-        if vocabularySize <= 1 << 16 { self.init(tokens.map { UInt16(truncatingIfNeeded: $0) }) } else { self.init(tokens) }
+        if vocabularySize <= 1 << 16 {
+            self.init(tokens.map { UInt16(truncatingIfNeeded: $0) })
+        } else {
+            self.init(tokens)
+        }
     }
 
     /// The bytes of a file, mapped.
@@ -112,7 +116,8 @@ public final class TokenSequence: @unchecked Sendable {
         func search<Token: FixedWidthInteger>(_: Token.Type) -> Int {
             var largest = -1
             for i in 0..<count {
-                largest = max(largest, Int(base.loadUnaligned(fromByteOffset: i * MemoryLayout<Token>.size, as: Token.self)))
+                largest = max(
+                    largest, Int(base.loadUnaligned(fromByteOffset: i * MemoryLayout<Token>.size, as: Token.self)))
             }
             return largest
         }
@@ -180,7 +185,8 @@ extension TokenSequence {
         ]
         // The header is a Python literal written by NumPy in one fixed style.
         guard let match = header.firstMatch(of: #/'descr': *'([^']*)'/#), let element = types[String(match.1)] else {
-            throw .badFormat(path: file.path, "holds \(header); expected uint8, uint16, int32, uint32 or int64, little-endian")
+            throw .badFormat(
+                path: file.path, "holds \(header); expected uint8, uint16, int32, uint32 or int64, little-endian")
         }
         guard let shape = header.firstMatch(of: #/'shape': *\((\d+),\)/#), let count = Int(shape.1) else {
             throw .badFormat(path: file.path, "holds \(header); expected one dimension")

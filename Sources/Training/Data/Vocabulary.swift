@@ -61,7 +61,9 @@ public struct Vocabulary: Sendable, Equatable {
         case .tokens:
             var result: [Int32] = []
             for word in text.split(whereSeparator: \.isWhitespace) {
-                guard let token = Int32(word), (0..<count).contains(Int(token)) else { throw .unknownSymbol(String(word)) }
+                guard let token = Int32(word), (0..<count).contains(Int(token)) else {
+                    throw .unknownSymbol(String(word))
+                }
                 result.append(token)
             }
             return result
@@ -107,7 +109,8 @@ public struct Vocabulary: Sendable, Equatable {
     public func requireSame(as saved: Vocabulary) throws(DataError) {
         guard self != saved else { return }
         if format != saved.format {
-            throw .vocabularyMismatch("the checkpoint's format is \(saved.format.rawValue), the data's \(format.rawValue)")
+            throw .vocabularyMismatch(
+                "the checkpoint's format is \(saved.format.rawValue), the data's \(format.rawValue)")
         }
         let sizes = "the checkpoint has \(saved.count) symbols, the data \(count)"
         guard let index = zip(saved.symbols, symbols).enumerated().first(where: { $1.0 != $1.1 })?.offset else {

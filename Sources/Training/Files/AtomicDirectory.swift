@@ -130,7 +130,8 @@ public struct ChecksumManifest: Sendable, Equatable {
         guard let files = json["files"]?.array else { throw .malformed(path: path, "has no list 'files'") }
         entries = []
         for file in files {
-            guard let name = file["name"]?.string, let bytes = file["bytes"]?.int, let checksum = file["crc32c"]?.string,
+            guard let name = file["name"]?.string, let bytes = file["bytes"]?.int,
+                let checksum = file["crc32c"]?.string,
                 !name.contains("/")
             else { throw .malformed(path: path, "a file needs 'name', 'bytes' and 'crc32c'") }
             entries.append(Entry(name: name, byteCount: bytes, checksum: checksum))

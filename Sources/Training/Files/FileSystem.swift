@@ -19,7 +19,9 @@ package enum FileSystem {
         var bytes = [UInt8](repeating: 0, count: max(size, 1 << 16))
         var filled = 0
         while true {
-            let got = bytes.withUnsafeMutableBytes { Glibc.read(descriptor, $0.baseAddress! + filled, $0.count - filled) }
+            let got = bytes.withUnsafeMutableBytes {
+                Glibc.read(descriptor, $0.baseAddress! + filled, $0.count - filled)
+            }
             if got < 0 {
                 if errno == EINTR { continue }
                 throw .system(operation: "read", path: path, code: errno)

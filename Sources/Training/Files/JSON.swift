@@ -193,7 +193,9 @@ extension JSON {
             if take("}") { return .object([]) }
             while true {
                 skipSpace()
-                guard offset < bytes.count, bytes[offset] == UInt8(ascii: "\"") else { throw error("expected a key in quotes") }
+                guard offset < bytes.count, bytes[offset] == UInt8(ascii: "\"") else {
+                    throw error("expected a key in quotes")
+                }
                 let key = try string()
                 guard keys.insert(key).inserted else { throw error("key '\(key)' appears twice") }
                 skipSpace()

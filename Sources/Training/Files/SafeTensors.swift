@@ -67,7 +67,8 @@ public final class SafeTensorsFile: Sendable {
         guard length <= Self.maximumHeaderBytes else {
             throw .malformed(
                 path: path,
-                "claims a header of \(length) bytes, more than \(Self.maximumHeaderBytes); this is not a safetensors file")
+                "claims a header of \(length) bytes, more than \(Self.maximumHeaderBytes); this is not a safetensors file"
+            )
         }
         let dataStart = 8 + Int(length)
         guard bytes.count >= dataStart else {
@@ -94,7 +95,10 @@ public final class SafeTensorsFile: Sendable {
         for tensor in found {
             guard tensor.start == end else {
                 let problem = tensor.start < end ? "overlaps the tensor before it" : "leaves a hole before it"
-                throw .malformed(path: path, "tensor '\(tensor.entry.name)' starts at data byte \(tensor.start) and \(problem) (expected \(end))")
+                throw .malformed(
+                    path: path,
+                    "tensor '\(tensor.entry.name)' starts at data byte \(tensor.start) and \(problem) (expected \(end))"
+                )
             }
             end = tensor.end
         }
@@ -162,7 +166,8 @@ public final class SafeTensorsFile: Sendable {
         let entry = entries[indices[name]!]
         guard entry.elementCount == count else {
             throw .malformed(
-                path: path, "tensor '\(name)' has shape \(entry.shape), \(entry.elementCount) elements; expected \(count)")
+                path: path,
+                "tensor '\(name)' has shape \(entry.shape), \(entry.elementCount) elements; expected \(count)")
         }
         if count == 0 { return }
         switch entry.element {
@@ -181,7 +186,8 @@ public final class SafeTensorsFile: Sendable {
         case .float64:
             for i in 0..<count { destination[i] = Float(source.loadUnaligned(fromByteOffset: 8 * i, as: Double.self)) }
         default:
-            throw .malformed(path: path, "tensor '\(name)' holds \(entry.element.rawValue); expected a floating-point type")
+            throw .malformed(
+                path: path, "tensor '\(name)' holds \(entry.element.rawValue); expected a floating-point type")
         }
     }
 
@@ -202,8 +208,9 @@ public final class SafeTensorsFile: Sendable {
         let entry = entries[indices[name]!]
         func load<Element: FixedWidthInteger>(_: Element.Type) -> [Int64] {
             (0..<entry.elementCount).map { index in
-                Int64(truncatingIfNeeded: source.loadUnaligned(
-                    fromByteOffset: index * MemoryLayout<Element>.size, as: Element.self))
+                Int64(
+                    truncatingIfNeeded: source.loadUnaligned(
+                        fromByteOffset: index * MemoryLayout<Element>.size, as: Element.self))
             }
         }
         switch entry.element {

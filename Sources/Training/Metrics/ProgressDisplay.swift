@@ -20,7 +20,10 @@ public final class ProgressDisplay {
     private let output: (String) -> Void
     private var hasLiveLine = false
 
-    public init(isTerminal: Bool = isatty(STDERR_FILENO) == 1, output: @escaping (String) -> Void = ProgressDisplay.standardError) {
+    public init(
+        isTerminal: Bool = isatty(STDERR_FILENO) == 1,
+        output: @escaping (String) -> Void = ProgressDisplay.standardError
+    ) {
         self.isTerminal = isTerminal
         self.output = output
     }

@@ -71,7 +71,9 @@ public final class Job {
 
     public func train(display: ProgressDisplay) throws -> TrainingLoop.Outcome {
         let (session, data) = try open()
-        if communicator.rank == 0 { display.message("\(KernelVariant.current.description); \(OpenBLAS.report.description)") }
+        if communicator.rank == 0 {
+            display.message("\(KernelVariant.current.description); \(OpenBLAS.report.description)")
+        }
         let loop = try Collective.agree(communicator) {
             try TrainingLoop(
                 session: session, data: data, display: display, resolved: YAMLConfiguration.dump(self.root.resolved))

@@ -25,11 +25,12 @@ enum ModelDescription {
             }.joined(separator: "  ")
         }
         let training = model.trainingFLOPsPerToken(time: time)
-        return (lines + [
-            "",
-            "\(grouped(model.registry.elementCount)) parameters, vocabulary \(model.vocabularySize); "
-                + "forward + backward \(fixed(training / 1e6, 3)) MFLOP per token at sequence length \(time)",
-        ]).joined(separator: "\n")
+        return
+            (lines + [
+                "",
+                "\(grouped(model.registry.elementCount)) parameters, vocabulary \(model.vocabularySize); "
+                    + "forward + backward \(fixed(training / 1e6, 3)) MFLOP per token at sequence length \(time)",
+            ]).joined(separator: "\n")
     }
 
     static func grouped(_ number: Int) -> String {

@@ -25,7 +25,8 @@ enum Probe {
         let shape = file.entry("batch.inputs")!.shape
         guard shape.count == 2, shape == file.entry("batch.targets")!.shape, !inputs.isEmpty else {
             throw RunError.usage(
-                "\(path): batch.inputs has shape \(shape), batch.targets \(file.entry("batch.targets")!.shape); expected one shape [B, T]")
+                "\(path): batch.inputs has shape \(shape), batch.targets \(file.entry("batch.targets")!.shape); expected one shape [B, T]"
+            )
         }
         return TokenBatch(
             rows: shape[0], time: shape[1], inputs: inputs, targets: targets,
@@ -93,7 +94,8 @@ enum Probe {
             let name = "param.\(parameter.name)"
             guard file.entry(name)?.shape == parameter.shape.dimensions else {
                 throw RunError.usage(
-                    "\(path): tensor '\(name)' has shape \(file.entry(name)?.shape.description ?? "(absent)"); the model wants \(parameter.shape)")
+                    "\(path): tensor '\(name)' has shape \(file.entry(name)?.shape.description ?? "(absent)"); the model wants \(parameter.shape)"
+                )
             }
             try file.readFloats(name, into: parameter.value.pointer, count: parameter.value.count)
             parameter.valueChanged()

@@ -10,6 +10,7 @@ public enum RunError: Error, Sendable {
     case sequenceTooLong(time: Int, maximum: Int)
     case chunksExceedTime(chunks: Int, time: Int)
     case checkpoint(path: String, message: String)
+    case memory(limit: Int, need: Int, cut: [Int])
     case usage(String)
     case otherRank(rank: Int, rankCount: Int, message: String, exitCode: Int32)
     case preempted(step: Int, checkpoint: String?)
@@ -17,7 +18,7 @@ public enum RunError: Error, Sendable {
     public var exitCode: Int32 {
         switch self {
         case .nonFinite, .checkpoint: 1
-        case .rankCount, .stagesExceedLayers, .unchunkable, .sequenceTooLong, .chunksExceedTime, .usage: 2
+        case .rankCount, .stagesExceedLayers, .unchunkable, .sequenceTooLong, .chunksExceedTime, .memory, .usage: 2
         case .otherRank(_, _, _, let code): code
         case .preempted: 75
         }
@@ -57,11 +58,16 @@ extension RunError: CustomStringConvertible {
         case .chunksExceedTime(let chunks, let time):
             "parallel.chunks \(chunks) exceeds train.sequence_length \(time); use at most \(time) chunks"
         case .checkpoint(let path, let message): "checkpoint \(path): \(message)"
+        case .memory(let limit, let need, let cut):
+            "parallel.memory_limit \(ModelDescription.bytes(limit)) per rank is too little for \(cut.count) "
+                + (cut.count == 1 ? "stage" : "stages") + ": the fullest needs \(ModelDescription.bytes(need)) (layers \(cut)); "
+                + "use more ranks, parallel.rematerialize=always, or more micro-batches"
         case .usage(let message): message
         case .otherRank(let rank, let count, let message, _): count > 1 ? "[rank \(rank)/\(count)] \(message)" : message
         case .preempted(let step, let checkpoint):
             "stopped by a signal after step \(step)"
-                + (checkpoint.map { "; \($0) continues the run" } ?? "; no checkpoint.directory is set, nothing was saved")
+                + (checkpoint.map { "; \($0) continues the run" }
+                    ?? "; no checkpoint.directory is set, nothing was saved")
         }
     }
 }

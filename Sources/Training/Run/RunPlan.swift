@@ -79,13 +79,22 @@ public struct RunPlan: Sendable {
                 fixedBytes: layer.uses.reduce(0) { $0 + $1.parameter.shape.count } * 4 * copies,
                 activationBytes: layer.savedPerToken * unitTokens * 4)
         }
+        // While a layer runs, gradients of what it saved lie beside it, and messages come and go; the head holds
+        // a block of logits.
+        let headRows = Tape.crossEntropyBlockRows(rows: unitTokens, vocabulary: model.vocabularySize)
+        let temporaries = layers.enumerated().map { index, layer in
+            let work =
+                index == layers.count - 1
+                ? max(layer.savedPerToken * unitTokens, headRows * model.vocabularySize)
+                : layer.savedPerToken * unitTokens
+            let messageWidth = max(index == 0 ? 0 : layers[index - 1].outputWidth, index == layers.count - 1 ? 0 : layer.outputWidth)
+            return 4 * (work + 4 * messageWidth * unitTokens)
+        }
         let partition =
             if let counts = parallel.partition {
                 try Self.explicit(counts, layerCount: layers.count, stageCount: stageCount)
             } else {
-                try Partition(
-                    layers: costs, stageCount: stageCount, liveUnits: schedule.peakUnits,
-                    memoryLimit: parallel.memoryLimit)
+                try Self.byCost(costs, stageCount, schedule, limit: parallel.memoryLimit, reserve: temporaries.max()!)
             }
         let ranges = (0..<stageCount).map { partition.layers(of: $0) }
         stageLayers = ranges
@@ -108,17 +117,27 @@ public struct RunPlan: Sendable {
             schedule, CostModel(stages: stageCosts, latency: 2e-6, bandwidth: 10e9), keepsTimeline: true)
         let usage = simulation.ranks
         predictedPeakBytes = ranges.enumerated().map { stage, range in
-            // While a layer runs, gradients of what it saved lie beside it; the head holds a block of logits.
-            var temporary = range.map { layers[$0].savedPerToken * unitTokens * 4 }.max()!
-            if range.upperBound == layers.count {
-                let rows = Tape.crossEntropyBlockRows(rows: unitTokens, vocabulary: model.vocabularySize)
-                temporary = max(temporary, rows * model.vocabularySize * 4)
-            }
-            let messages = 4 * max(stageCosts[stage].inputBytes, stageCosts[stage].outputBytes)
-            let dynamic = usage[stage].peakBytes + temporary + messages
-            // Buffers are rounded up to size classes, by a quarter at most.
-            return (stateBytes[stage] + dynamic) * 5 / 4
+            Self.withSlack(stateBytes[stage] + usage[stage].peakBytes + range.map { temporaries[$0] }.max()!)
         }
+    }
+
+    /// Buffers are rounded up to size classes, by a quarter at most.
+    private static func withSlack(_ bytes: Int) -> Int { bytes / 4 * 5 }
+
+    /// The fastest cut whose predicted peaks stay under the limit, as far as the largest temporaries of any layer
+    /// tell.
+    private static func byCost(
+        _ costs: [LayerCost], _ stageCount: Int, _ schedule: Schedule, limit: Int?, reserve: Int
+    ) throws -> Partition {
+        let allowed = limit.map { max(0, $0 / 5 * 4 - reserve) }
+        let result = Result { () throws(PartitionError) -> Partition in
+            try Partition(
+                layers: costs, stageCount: stageCount, liveUnits: schedule.peakUnits, memoryLimit: allowed)
+        }
+        if case .failure(.outOfMemory(_, let need, let cut)) = result {
+            throw RunError.memory(limit: limit!, need: withSlack(need + reserve), cut: cut)
+        }
+        return try result.get()
     }
 
     private static func explicit(_ counts: [Int], layerCount: Int, stageCount: Int) throws -> Partition {

@@ -54,7 +54,9 @@ public final class Session {
         if let stages = run.parallel.stages, stages != communicator.size {
             throw RunError.rankCount(
                 stages: stages, ranks: communicator.size,
-                remedy: "start \(stages) ranks (mpirun -n \(stages), or --local-ranks \(stages)), or set parallel.stages=auto")
+                remedy:
+                    "start \(stages) ranks (mpirun -n \(stages), or --local-ranks \(stages)), or set parallel.stages=auto"
+            )
         }
         let threadCount = run.parallel.threads ?? max(1, communicator.localCoreCount / communicator.localSize)
         context = ComputeContext(threadCount: threadCount)
@@ -105,7 +107,8 @@ public final class Session {
         let tokenCount = max(1, batch.targetCount)
         var gradients: [Int: Tensor] = [:]
         var result = StepResult(
-            loss: .nan, gradientNorm: .nan, seconds: 0, timing: StepTiming(), tokenCount: tokenCount, stopRequested: false)
+            loss: .nan, gradientNorm: .nan, seconds: 0, timing: StepTiming(), tokenCount: tokenCount,
+            stopRequested: false)
         runtime.onReduceTied = { [self] in gradients = try tied.reduce(communicator, context) }
         runtime.onStep = { [self] in
             let sums = try globalSums(gradients, stopRequested: stopRequested)

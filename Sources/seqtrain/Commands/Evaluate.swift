@@ -23,9 +23,11 @@ struct Evaluate: ParsableCommand {
         try job.run { job in
             let result = try job.evaluate(checkpoint: checkpoint, split: split)
             guard job.communicator.rank == 0 else { return }
-            print(String(
-                format: "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %d tokens", split.rawValue,
-                result.step, result.loss, exp(result.loss), result.loss / log(2), result.tokens))
+            print(
+                String(
+                    format: "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %d tokens",
+                    split.rawValue,
+                    result.step, result.loss, exp(result.loss), result.loss / log(2), result.tokens))
         }
     }
 }

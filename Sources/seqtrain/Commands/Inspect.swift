@@ -56,7 +56,8 @@ struct Bench: ParsableCommand {
 struct ProbeCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "probe",
-        abstract: "One forward and backward without an update, written as safetensors, to compare with another framework.")
+        abstract:
+            "One forward and backward without an update, written as safetensors, to compare with another framework.")
     @OptionGroup var job: JobOptions
     @Option(help: ArgumentHelp("Where to write.", valueName: "file.safetensors"))
     var out: String
