@@ -57,7 +57,9 @@ let package = Package(
             swiftSettings: swiftSettings),
         .testTarget(
             name: "TrainingTests",
-            dependencies: ["Training", "Pipeline", "Models", "Tensors", "Kernels", "Communication", "TestSupport"],
+            dependencies: [
+                "Training", "Pipeline", "Models", "Autograd", "Tensors", "Kernels", "Communication", "TestSupport",
+            ],
             exclude: ["Fixtures"],
             swiftSettings: swiftSettings),
         .testTarget(

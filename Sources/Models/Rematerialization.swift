@@ -12,7 +12,8 @@ extension Pass {
 
 extension Tape {
     /// Runs `body` keeping only its inputs, and runs it again in the backward pass. Random draws are
-    /// counter-based, so both runs have the same bits (arXiv 1604.06174).
+    /// counter-based, so both runs have the same bits (arXiv 1604.06174). Its weight gradients run with
+    /// the input gradients.
     func rematerialized(
         _ x: Variable, carry: Carry, _ pass: Pass, _ body: @escaping (Variable, Carry, Pass) -> (Variable, Carry)
     ) -> (Variable, Carry) {
@@ -36,7 +37,9 @@ extension Tape {
             for (outer, inner) in zip(carry, innerCarry) {
                 if let gradient = inner.variable.takeGradient() { outer.variable.accumulate(gradient, self.context) }
             }
-            self.postpone { inner.weightGradients() }
+            // Postponed, they would keep what was recomputed alive until the whole unit has gone back,
+            // and nothing would be saved.
+            inner.weightGradients()
         }
         return (output, carryOut)
     }

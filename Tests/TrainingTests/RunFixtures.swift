@@ -1,0 +1,123 @@
+import Autograd
+import Communication
+import Kernels
+import Models
+import Pipeline
+import Tensors
+import Training
+
+/// A run as its configuration file describes it.
+struct RunFixture: Sendable {
+    var model: String
+    var parallel: [String: String] = ["threads": "1"]
+    var optimizer = "{ type: adamw, weight_decay: 0.1, clip_norm: 0.5 }"
+    var batch = 5
+    var time = 11
+
+    static let vocabulary = 29
+
+    /// Attention, LSTM and GRU, dropout everywhere, tied embeddings: nine layers to cut.
+    static let hybrid = """
+        vocabulary_size: 29
+        width: 12
+        dropout: 0.1
+        head_dropout: 0.1
+        tie_embeddings: true
+        layers:
+          - repeat: 2
+            layers:
+              - { mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 20 } }
+              - { mixer: { type: lstm, num_layers: 2, dropout: 0.1 } }
+          - { mixer: { type: gru }, norm: layernorm, mlp: { type: gelu, hidden_size: 10 } }
+        """
+
+    var text: String {
+        let parallel = parallel.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }.joined(separator: ", ")
+        return """
+            seed: 7
+            train: { steps: 100, batch_size: \(batch), sequence_length: \(time) }
+            optimizer: \(optimizer)
+            learning_rate: { schedule: constant, peak: 0.02 }
+            parallel: { \(parallel) }
+            model:
+            \(model.split(separator: "\n").map { "  " + $0 }.joined(separator: "\n"))
+            """
+    }
+
+    func session(_ communicator: any Communicator, ready: Bool = true) throws -> Session {
+        let reader = try ConfigurationReader(YAMLConfiguration.parse(text, file: "run.yaml"))
+        let run = try RunConfiguration(reader)
+        let model = try Model(try reader.section("model"), dataVocabularySize: Self.vocabulary)
+        try reader.finish()
+        let session = try Session(run: run, model: model, communicator: communicator)
+        if ready {
+            session.prepareOptimizer()
+            session.materializeParameters()
+        }
+        return session
+    }
+
+    /// Ragged: the end of some rows, and single targets here and there, do not count.
+    func tokens(step: Int, restarts: Bool = true, rows: Int? = nil, time: Int? = nil) -> TokenBatch {
+        let (rows, time) = (rows ?? batch, time ?? self.time)
+        let words = Philox.words(PhiloxStream(seed: 100 + UInt64(step)), count: rows * time + 1)
+        let ids = words.map { Int32($0 % UInt32(Self.vocabulary)) }
+        var targets = Array(ids.dropFirst())
+        for i in targets.indices where i / time % 3 == 1 && i % time > time / 2 || words[i] % 11 == 0 { targets[i] = -1 }
+        return TokenBatch(
+            rows: rows, time: time, inputs: Array(ids.dropLast()), targets: targets,
+            restarts: [Bool](repeating: restarts, count: rows))
+    }
+}
+
+/// What a run came to; equality is that of bits.
+struct RunResult: Sendable, Equatable {
+    var losses: [UInt64] = []
+    var norms: [UInt64] = []
+    var evaluation: UInt64 = 0
+    /// By canonical name, from every rank that holds it.
+    var parameters: [String: [[UInt32]]] = [:]
+
+    /// Names what differs from `reference`.
+    func differences(from reference: RunResult) -> [String] {
+        var found: [String] = []
+        if losses != reference.losses { found.append("losses \(losses.map(Double.init(bitPattern:))), not \(reference.losses.map(Double.init(bitPattern:)))") }
+        if norms != reference.norms { found.append("gradient norms") }
+        if evaluation != reference.evaluation { found.append("evaluation loss") }
+        for (name, expected) in reference.parameters.sorted(by: { $0.key < $1.key }) {
+            guard let copies = parameters[name] else { found.append("no rank holds \(name)"); continue }
+            if copies.contains(where: { $0 != expected[0] }) { found.append(name) }
+        }
+        return found
+    }
+}
+
+extension RunFixture {
+    /// Three steps, with an evaluation after the second.
+    func train(ranks: Int, eagerLimit: Int = 4096) throws -> RunResult {
+        let parts = try InProcessWorld.run(size: ranks, eagerLimit: eagerLimit, timeout: 60) { communicator -> RunResult in
+            let session = try session(communicator)
+            var result = RunResult()
+            for step in 1...3 {
+                let outcome = try session.trainStep(tokens(step: step), step: step, rate: 0.02)
+                result.losses.append(outcome.loss.bitPattern)
+                result.norms.append(outcome.gradientNorm.bitPattern)
+                guard step == 2 else { continue }
+                let batches = [tokens(step: 50), tokens(step: 51)]
+                result.evaluation = try session.evaluate(batches, isStream: false).loss.bitPattern
+            }
+            for (_, parameter) in session.heldParameters {
+                result.parameters[parameter.name] = [parameter.value.array.map(\.bitPattern)]
+            }
+            return result
+        }
+        var whole = parts[0]
+        for part in parts.dropFirst() {
+            guard part.losses == whole.losses, part.norms == whole.norms, part.evaluation == whole.evaluation else {
+                return RunResult()  // ranks that disagree among themselves equal nothing
+            }
+            whole.parameters.merge(part.parameters) { $0 + $1 }
+        }
+        return whole
+    }
+}
