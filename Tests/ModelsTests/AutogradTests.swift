@@ -73,7 +73,8 @@ import Testing
         func drawn(_ name: String, seed: UInt64, first: Bool) -> [Float] {
             let context = ComputeContext(threadCount: first ? 1 : 2)
             if !first {
-                let other = Parameter(name: "other", shape: Shape(7), initializer: .normal(standardDeviation: 1), decays: true)
+                let other = Parameter(
+                    name: "other", shape: Shape(7), initializer: .normal(standardDeviation: 1), decays: true)
                 other.materialize(seed: seed, context)
             }
             let parameter = Parameter(
@@ -81,7 +82,8 @@ import Testing
             parameter.materialize(seed: seed, context)
             return parameter.value.array
         }
-        assertSameBits("after another, on two threads", drawn("a", seed: 1, first: true), drawn("a", seed: 1, first: false))
+        assertSameBits(
+            "after another, on two threads", drawn("a", seed: 1, first: true), drawn("a", seed: 1, first: false))
         #expect(drawn("a", seed: 1, first: true) != drawn("b", seed: 1, first: true))
         #expect(drawn("a", seed: 1, first: true) != drawn("a", seed: 2, first: true))
         let values = drawn("a", seed: 1, first: true)
@@ -221,10 +223,13 @@ import Testing
     @Test func dropoutMasksDoNotDependOnTheCut() {
         let whole = dropped()
         func part(_ rows: Range<Int>, _ positions: Range<Int>) -> [Float] {
-            rows.flatMap { row in whole[(row * 50 + positions.lowerBound) * 64..<(row * 50 + positions.upperBound) * 64] }
+            rows.flatMap { row in whole[(row * 50 + positions.lowerBound) * 64..<(row * 50 + positions.upperBound) * 64]
+            }
         }
         for (rows, positions) in [(0..<4, 17..<50), (1..<3, 0..<50), (3..<4, 49..<50)] {
-            assertSameBits("rows \(rows), positions \(positions)", part(rows, positions), dropped(rows: rows, positions: positions))
+            assertSameBits(
+                "rows \(rows), positions \(positions)", part(rows, positions), dropped(rows: rows, positions: positions)
+            )
         }
         #expect(dropped(step: 2) != whole)
         #expect(dropped(stream: 8) != whole)

@@ -93,7 +93,9 @@ public struct SequenceMixerLaws {
         assertClose("\(name): output", whole.output, parts.output, ratio: Self.tolerance)
         assertClose("\(name): input gradient", whole.inputGradient, parts.inputGradient, ratio: Self.tolerance)
         for (a, b) in zip(whole.carryOut, parts.carryOut) {
-            if a.name != b.name || a.shape != b.shape { Issue.record("\(name): carry \(b.name) \(b.shape), not \(a.name) \(a.shape)") }
+            if a.name != b.name || a.shape != b.shape {
+                Issue.record("\(name): carry \(b.name) \(b.shape), not \(a.name) \(a.shape)")
+            }
             assertClose("\(name): carry \(a.name)", a.values, b.values, ratio: Self.tolerance)
         }
         for (i, (a, b)) in zip(whole.carryInGradient, parts.carryInGradient).enumerated() {

@@ -46,9 +46,15 @@ import Training
     }
 
     @Test(arguments: [
-        ("schedule: cosin, peak: 1", "a.yaml:2:28: 'learning_rate.schedule' must be one of constant, linear, cosine, wsd, inverse_sqrt; found 'cosin'; did you mean 'cosine'?"),
+        (
+            "schedule: cosin, peak: 1",
+            "a.yaml:2:28: 'learning_rate.schedule' must be one of constant, linear, cosine, wsd, inverse_sqrt; found 'cosin'; did you mean 'cosine'?"
+        ),
         ("schedule: linear, peak: 1, minimum: 2", "a.yaml:2:54: 'learning_rate.minimum': 2.0 is above the peak 1.0"),
-        ("schedule: inverse_sqrt, peak: 1", "a.yaml:2:16: 'learning_rate.warmup_steps': inverse_sqrt is scaled by the warm-up; set warmup_steps of at least 1"),
+        (
+            "schedule: inverse_sqrt, peak: 1",
+            "a.yaml:2:16: 'learning_rate.warmup_steps': inverse_sqrt is scaled by the warm-up; set warmup_steps of at least 1"
+        ),
     ])
     func badSchedulesAreExplained(settings: String, text: String) {
         let got = message { _ = try schedule(settings) }

@@ -3,7 +3,9 @@ import Testing
 import Training
 
 @Suite struct MetricsLogTests {
-    private func text(_ directory: TemporaryDirectory) -> String { String(decoding: directory.bytes("metrics.jsonl"), as: UTF8.self) }
+    private func text(_ directory: TemporaryDirectory) -> String {
+        String(decoding: directory.bytes("metrics.jsonl"), as: UTF8.self)
+    }
 
     private func append(_ directory: TemporaryDirectory, after step: Int, _ steps: ClosedRange<Int>) throws {
         let log = try MetricsLog(path: directory.path + "/metrics.jsonl", lastStep: step)

@@ -81,23 +81,35 @@ import Training
     private let ratio = 1e-6
 
     @Test func adamVariants() throws {
-        assertClose("adamw", adam(decoupled: 0.1, l2: 0, 0.8, 0.9, 1e-3), try run("type: adamw, betas: [0.8, 0.9], epsilon: 1e-3, weight_decay: 0.1"), ratio: ratio)
-        assertClose("adam", adam(decoupled: 0, l2: 0.1, 0.9, 0.95, 1e-8), try run("type: adam, weight_decay: 0.1"), ratio: ratio)
+        assertClose(
+            "adamw", adam(decoupled: 0.1, l2: 0, 0.8, 0.9, 1e-3),
+            try run("type: adamw, betas: [0.8, 0.9], epsilon: 1e-3, weight_decay: 0.1"), ratio: ratio)
+        assertClose(
+            "adam", adam(decoupled: 0, l2: 0.1, 0.9, 0.95, 1e-8), try run("type: adam, weight_decay: 0.1"), ratio: ratio
+        )
         assertClose("adamw by default", adam(decoupled: 0.01, l2: 0, 0.9, 0.95, 1e-8), try run(""), ratio: ratio)
     }
 
     @Test func sgdVariants() throws {
         assertClose("plain", sgd(0, nesterov: false, l2: 0), try run("type: sgd"), ratio: ratio)
-        assertClose("momentum", sgd(0.9, nesterov: false, l2: 0.1), try run("type: sgd, momentum: 0.9, weight_decay: 0.1"), ratio: ratio)
-        assertClose("nesterov", sgd(0.9, nesterov: true, l2: 0), try run("type: sgd, momentum: 0.9, nesterov: true"), ratio: ratio)
+        assertClose(
+            "momentum", sgd(0.9, nesterov: false, l2: 0.1), try run("type: sgd, momentum: 0.9, weight_decay: 0.1"),
+            ratio: ratio)
+        assertClose(
+            "nesterov", sgd(0.9, nesterov: true, l2: 0), try run("type: sgd, momentum: 0.9, nesterov: true"),
+            ratio: ratio)
     }
 
     /// Values that torch 2.13 gave in float64.
-    @Test(arguments: [
-        ("type: adamw, betas: [0.8, 0.9], epsilon: 1e-3, weight_decay: 0.1", [0.7760083257309579, -0.4828318499320668, 0.1772287123479711]),
-        ("type: adam, weight_decay: 0.1", [0.7276447452003245, -0.44975234761061156, 0.15903300119686534]),
-        ("type: sgd, momentum: 0.9, nesterov: true", [0.89381, -0.54654, 0.38897]),
-    ] as [(String, [Float])])
+    @Test(
+        arguments: [
+            (
+                "type: adamw, betas: [0.8, 0.9], epsilon: 1e-3, weight_decay: 0.1",
+                [0.7760083257309579, -0.4828318499320668, 0.1772287123479711]
+            ),
+            ("type: adam, weight_decay: 0.1", [0.7276447452003245, -0.44975234761061156, 0.15903300119686534]),
+            ("type: sgd, momentum: 0.9, nesterov: true", [0.89381, -0.54654, 0.38897]),
+        ] as [(String, [Float])])
     func stepsAreThoseOfTorch(settings: String, expected: [Float]) throws {
         let got = try run(
             settings, from: [1, -0.5, 0.25], gradients: [[0.3, -0.2, 0.1], [-0.1, 0.4, 0.2], [0.05, 0.05, -0.6]],
@@ -107,7 +119,8 @@ import Training
 
     @Test func normsAndBiasesAreNotDecayed() throws {
         let settings = "type: adamw, betas: [0.8, 0.9], epsilon: 1e-3, weight_decay: 0.1"
-        assertClose("no decay", adam(decoupled: 0, l2: 0, 0.8, 0.9, 1e-3), try run(settings, decays: false), ratio: ratio)
+        assertClose(
+            "no decay", adam(decoupled: 0, l2: 0, 0.8, 0.9, 1e-3), try run(settings, decays: false), ratio: ratio)
     }
 
     /// With plain SGD at rate 1 the update is the clipped gradient: its norm is the limit, and nothing
@@ -121,7 +134,8 @@ import Training
             let before = session.heldParameters.map(\.parameter.value.array)
             let norm = try session.trainStep(fixture.tokens(step: 1), step: 1, rate: 1).gradientNorm
             var squares = 0.0
-            for ((index, parameter), old) in zip(session.heldParameters, before) where session.tied.owner(index) == session.rank {
+            for ((index, parameter), old) in zip(session.heldParameters, before)
+            where session.tied.owner(index) == session.rank {
                 for (a, b) in zip(old, parameter.value.array) { squares += Double(a - b) * Double(a - b) }
             }
             return (norm, squares)
@@ -134,7 +148,10 @@ import Training
     }
 
     @Test(arguments: [
-        ("type: adamw, momentum: 0.9", "a.yaml:3:27: unknown key 'momentum' in 'optimizer'; allowed: type, betas, epsilon, weight_decay, clip_norm"),
+        (
+            "type: adamw, momentum: 0.9",
+            "a.yaml:3:27: unknown key 'momentum' in 'optimizer'; allowed: type, betas, epsilon, weight_decay, clip_norm"
+        ),
         ("type: sgd, nesterov: true", "a.yaml:3:35: 'optimizer.nesterov': needs momentum above 0"),
     ])
     func badSettingsAreExplained(settings: String, text: String) {

@@ -52,16 +52,43 @@ import Training
     }
 
     @Test(arguments: [
-        ("parallel: { micro_batches: 0 }", "a.yaml:3:28: 'parallel.micro_batches' must be an integer from 1 to 1000000; found '0'"),
-        ("parallel: { micro_batches: 7 }", "a.yaml:3:28: 'parallel.micro_batches': 7 micro-batches cannot be cut from train.batch_size 6; use at most 6"),
-        ("parallel: { schedule: 1f2b }", "a.yaml:3:23: 'parallel.schedule' must be one of gpipe, 1f1b; found '1f2b'; did you mean '1f1b'?"),
-        ("parallel: { memory_limit: 8GB }", "a.yaml:3:27: 'parallel.memory_limit': '8GB' is not an amount of memory; write 8GiB, 512MiB or a number of bytes"),
-        ("parallel: { memory_limit: -1 }", "a.yaml:3:27: 'parallel.memory_limit': '-1' is not an amount of memory; write 8GiB, 512MiB or a number of bytes"),
-        ("parallel: { rematerialize: sometimes }", "a.yaml:3:28: 'parallel.rematerialize' must be one of never, always, except_last; found 'sometimes'"),
-        ("parallel: { stages: 0 }", "a.yaml:3:21: 'parallel.stages' must be 'auto' or an integer from 1 to 65535; found '0'"),
-        ("parallel: { microbatches: 2 }", "a.yaml:3:13: unknown key 'microbatches' in 'parallel'; did you mean 'micro_batches'? allowed: stages, schedule, micro_batches, chunks, threads, partition, memory_limit, deadline_seconds, trace, rematerialize"),
+        (
+            "parallel: { micro_batches: 0 }",
+            "a.yaml:3:28: 'parallel.micro_batches' must be an integer from 1 to 1000000; found '0'"
+        ),
+        (
+            "parallel: { micro_batches: 7 }",
+            "a.yaml:3:28: 'parallel.micro_batches': 7 micro-batches cannot be cut from train.batch_size 6; use at most 6"
+        ),
+        (
+            "parallel: { schedule: 1f2b }",
+            "a.yaml:3:23: 'parallel.schedule' must be one of gpipe, 1f1b; found '1f2b'; did you mean '1f1b'?"
+        ),
+        (
+            "parallel: { memory_limit: 8GB }",
+            "a.yaml:3:27: 'parallel.memory_limit': '8GB' is not an amount of memory; write 8GiB, 512MiB or a number of bytes"
+        ),
+        (
+            "parallel: { memory_limit: -1 }",
+            "a.yaml:3:27: 'parallel.memory_limit': '-1' is not an amount of memory; write 8GiB, 512MiB or a number of bytes"
+        ),
+        (
+            "parallel: { rematerialize: sometimes }",
+            "a.yaml:3:28: 'parallel.rematerialize' must be one of never, always, except_last; found 'sometimes'"
+        ),
+        (
+            "parallel: { stages: 0 }",
+            "a.yaml:3:21: 'parallel.stages' must be 'auto' or an integer from 1 to 65535; found '0'"
+        ),
+        (
+            "parallel: { microbatches: 2 }",
+            "a.yaml:3:13: unknown key 'microbatches' in 'parallel'; did you mean 'micro_batches'? allowed: stages, schedule, micro_batches, chunks, threads, partition, memory_limit, deadline_seconds, trace, rematerialize"
+        ),
         ("checkpoint: { resume: yes }", "a.yaml:3:23: 'checkpoint.resume' must be one of auto, never; found 'yes'"),
-        ("generate: { top_p: 1.5 }", "a.yaml:3:20: 'generate.top_p' must be a number at least 0.0 and at most 1.0; found '1.5'"),
+        (
+            "generate: { top_p: 1.5 }",
+            "a.yaml:3:20: 'generate.top_p' must be a number at least 0.0 and at most 1.0; found '1.5'"
+        ),
     ])
     func badValuesAreExplained(text: String, expected: String) {
         let got = message { _ = try read(text) }
@@ -71,6 +98,7 @@ import Training
     @Test func missingKeysAreNamed() {
         #expect(
             message { _ = try read("", base: "train: { steps: 1 }\n") }
-                == "a.yaml:1:8: missing key 'batch_size' in 'train'; expected an integer from 1 to 1000000; add 'batch_size: ...' there")
+                == "a.yaml:1:8: missing key 'batch_size' in 'train'; expected an integer from 1 to 1000000; add 'batch_size: ...' there"
+        )
     }
 }

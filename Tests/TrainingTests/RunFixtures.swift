@@ -63,7 +63,9 @@ struct RunFixture: Sendable {
         let words = Philox.words(PhiloxStream(seed: 100 + UInt64(step)), count: rows * time + 1)
         let ids = words.map { Int32($0 % UInt32(Self.vocabulary)) }
         var targets = Array(ids.dropFirst())
-        for i in targets.indices where i / time % 3 == 1 && i % time > time / 2 || words[i] % 11 == 0 { targets[i] = -1 }
+        for i in targets.indices where i / time % 3 == 1 && i % time > time / 2 || words[i] % 11 == 0 {
+            targets[i] = -1
+        }
         return TokenBatch(
             rows: rows, time: time, inputs: Array(ids.dropLast()), targets: targets,
             restarts: [Bool](repeating: restarts, count: rows))
@@ -81,7 +83,10 @@ struct RunResult: Sendable, Equatable {
     /// Names what differs from `reference`.
     func differences(from reference: RunResult) -> [String] {
         var found: [String] = []
-        if losses != reference.losses { found.append("losses \(losses.map(Double.init(bitPattern:))), not \(reference.losses.map(Double.init(bitPattern:)))") }
+        if losses != reference.losses {
+            found.append(
+                "losses \(losses.map(Double.init(bitPattern:))), not \(reference.losses.map(Double.init(bitPattern:)))")
+        }
         if norms != reference.norms { found.append("gradient norms") }
         if evaluation != reference.evaluation { found.append("evaluation loss") }
         for (name, expected) in reference.parameters.sorted(by: { $0.key < $1.key }) {
@@ -95,7 +100,8 @@ struct RunResult: Sendable, Equatable {
 extension RunFixture {
     /// Three steps, with an evaluation after the second.
     func train(ranks: Int, eagerLimit: Int = 4096) throws -> RunResult {
-        let parts = try InProcessWorld.run(size: ranks, eagerLimit: eagerLimit, timeout: 60) { communicator -> RunResult in
+        let parts = try InProcessWorld.run(size: ranks, eagerLimit: eagerLimit, timeout: 60) {
+            communicator -> RunResult in
             let session = try session(communicator)
             var result = RunResult()
             for step in 1...3 {

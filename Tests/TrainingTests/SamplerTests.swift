@@ -58,7 +58,9 @@ import Training
 
     @Test func drawsBelongToSeedAndPosition() {
         let logits = [Float](repeating: 0, count: 1000)
-        func sequence(seed: UInt64) -> [Int] { (0..<50).map { next(logits, SamplingOptions(seed: seed), position: $0) } }
+        func sequence(seed: UInt64) -> [Int] {
+            (0..<50).map { next(logits, SamplingOptions(seed: seed), position: $0) }
+        }
         #expect(sequence(seed: 1) == sequence(seed: 1))
         #expect(sequence(seed: 1) != sequence(seed: 2))
         #expect(Set(sequence(seed: 1)).count > 40)

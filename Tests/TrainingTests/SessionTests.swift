@@ -16,7 +16,9 @@ import Training
 
     @Test(arguments: cuts) func ranksThreadsAndSchedulesLeaveNoTrace(microBatches: Int, chunks: Int) throws {
         func fixture(_ settings: [String: String] = [:]) -> RunFixture {
-            let shape = ["micro_batches": "\(microBatches)", "chunks": "\(chunks)", "threads": "1", "schedule": "gpipe"]
+            let shape = [
+                "micro_batches": "\(microBatches)", "chunks": "\(chunks)", "threads": "1", "schedule": "gpipe",
+            ]
             return RunFixture(model: RunFixture.hybrid, parallel: shape.merging(settings) { $1 })
         }
         let reference = try fixture().train(ranks: 1)
@@ -143,9 +145,11 @@ import Training
             let session = try stream.session(communicator)
             session.runtime.keepsCarryAcrossBatches = keeps
             return try (1...4).map { step in
-                let result = try session.trainStep(stream.tokens(step: step, restarts: step == 1), step: step, rate: 0.02)
+                let result = try session.trainStep(
+                    stream.tokens(step: step, restarts: step == 1), step: step, rate: 0.02)
                 if evaluates {
-                    _ = try session.evaluate([stream.tokens(step: 60), stream.tokens(step: 61, restarts: false)], isStream: true)
+                    _ = try session.evaluate(
+                        [stream.tokens(step: 60), stream.tokens(step: 61, restarts: false)], isStream: true)
                 }
                 return result.loss.bitPattern
             }
@@ -165,7 +169,9 @@ import Training
     @Test func restartedRowsForget() throws {
         let fixture = stream
         let losses = try InProcessWorld.run(size: 1) { communicator -> [Double] in
-            try [[true, true, true, true, true], [false, true, false, true, false], [false, false, false, false, false]].map {
+            try [
+                [true, true, true, true, true], [false, true, false, true, false], [false, false, false, false, false],
+            ].map {
                 let session = try fixture.session(communicator)
                 session.runtime.keepsCarryAcrossBatches = true
                 _ = try session.trainStep(fixture.tokens(step: 1), step: 1, rate: 0)
@@ -229,7 +235,8 @@ import Training
             let before = session.heldParameters.map { $0.parameter.value.array.map(\.bitPattern) }
             var text = ""
             do {
-                _ = try session.trainStep(fixture.tokens(step: 1), step: 1, rate: 0.1, lastCheckpoint: "runs/a/step-00000005")
+                _ = try session.trainStep(
+                    fixture.tokens(step: 1), step: 1, rate: 0.1, lastCheckpoint: "runs/a/step-00000005")
             } catch {
                 text = "\(error)"
                 #expect(error is RunError)
@@ -239,16 +246,27 @@ import Training
         }
         #expect(Set(messages).count == 1)
         #expect(
-            messages[0].hasPrefix("step 1: the loss is nan and the first non-finite gradient is that of 'model.embed_tokens.weight'; nothing was updated. The last complete checkpoint is runs/a/step-00000005."),
+            messages[0].hasPrefix(
+                "step 1: the loss is nan and the first non-finite gradient is that of 'model.embed_tokens.weight'; nothing was updated. The last complete checkpoint is runs/a/step-00000005."
+            ),
             "\(messages[0])")
     }
 
     @Test(arguments: [
-        (8, ["threads": "1"], "8 stages cannot be cut from 7 layers (embedding and head included); use at most 7 ranks, or more layers"),
-        (2, ["stages": "3"], "the plan has 3 stages but the job has 2 ranks; start 3 ranks (mpirun -n 3, or --local-ranks 3), or set parallel.stages=auto"),
+        (
+            8, ["threads": "1"],
+            "8 stages cannot be cut from 7 layers (embedding and head included); use at most 7 ranks, or more layers"
+        ),
+        (
+            2, ["stages": "3"],
+            "the plan has 3 stages but the job has 2 ranks; start 3 ranks (mpirun -n 3, or --local-ranks 3), or set parallel.stages=auto"
+        ),
         (1, ["chunks": "12"], "parallel.chunks 12 exceeds train.sequence_length 11; use at most 11 chunks"),
         (1, ["rematerialize": "[6]"], "parallel.rematerialize names layer 6; blocks are layers 1 to 5"),
-        (2, ["partition": "[1, 2, 4]"], "the plan has 3 stages but the job has 2 ranks; parallel.partition needs one number of layers per rank"),
+        (
+            2, ["partition": "[1, 2, 4]"],
+            "the plan has 3 stages but the job has 2 ranks; parallel.partition needs one number of layers per rank"
+        ),
     ])
     func plansThatCannotBeAreExplained(ranks: Int, parallel: [String: String], text: String) {
         let fixture = RunFixture(model: RunFixture.hybrid, parallel: parallel)

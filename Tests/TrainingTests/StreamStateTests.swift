@@ -18,7 +18,9 @@ import Training
 
     /// Steps `steps` of a stream of batches; resumes before when the directory holds a checkpoint, and
     /// saves after the last.
-    private func run(_ directory: TemporaryDirectory, ranks: Int, steps: ClosedRange<Int>, _ changes: [String: String] = [:]) throws -> RunResult {
+    private func run(
+        _ directory: TemporaryDirectory, ranks: Int, steps: ClosedRange<Int>, _ changes: [String: String] = [:]
+    ) throws -> RunResult {
         var fixture = fixture
         fixture.parallel.merge(changes) { $1 }
         let settled = fixture
@@ -35,7 +37,8 @@ import Training
             if resumed == nil { session.materializeParameters() }
             var result = RunResult()
             for step in steps {
-                let outcome = try session.trainStep(settled.tokens(step: step, restarts: step == 1), step: step, rate: 0.02)
+                let outcome = try session.trainStep(
+                    settled.tokens(step: step, restarts: step == 1), step: step, rate: 0.02)
                 result.losses.append(outcome.loss.bitPattern)
                 result.norms.append(outcome.gradientNorm.bitPattern)
             }

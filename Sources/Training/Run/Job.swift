@@ -138,7 +138,8 @@ public final class Job {
         return try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
             return try PlanDescription.text(
-                model: model, run: self.run, layerSeconds: layerSeconds, stageCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)
+                model: model, run: self.run, layerSeconds: layerSeconds,
+                stageCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)
         }
     }
 

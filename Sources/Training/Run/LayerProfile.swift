@@ -49,7 +49,8 @@ enum LayerProfile {
     ) {
         let tape = Tape(context)
         let pass = Pass(
-            tape: tape, batch: rows, time: time, seed: 1, step: 1, samples: (0..<rows).map(UInt32.init), isTraining: true)
+            tape: tape, batch: rows, time: time, seed: 1, step: 1, samples: (0..<rows).map(UInt32.init),
+            isTraining: true)
         let x = Variable(input, needsGradient: true)
         var output: Variable?
         tokens.withUnsafeBufferPointer { ids in

@@ -59,7 +59,8 @@ extension RunError: CustomStringConvertible {
         case .checkpoint(let path, let message): "checkpoint \(path): \(message)"
         case .memory(let limit, let need, let cut):
             "parallel.memory_limit \(ModelDescription.bytes(limit)) per rank is too little for \(cut.count) "
-                + (cut.count == 1 ? "stage" : "stages") + ": the fullest needs \(ModelDescription.bytes(need)) (layers \(cut)); "
+                + (cut.count == 1 ? "stage" : "stages")
+                + ": the fullest needs \(ModelDescription.bytes(need)) (layers \(cut)); "
                 + "use more ranks, parallel.rematerialize=always, or more micro-batches"
         case .usage(let message): message
         case .otherRank(let rank, let count, let message, _): count > 1 ? "[rank \(rank)/\(count)] \(message)" : message

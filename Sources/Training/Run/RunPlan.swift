@@ -95,7 +95,8 @@ public struct RunPlan: Sendable {
                 index == layers.count - 1
                 ? max(layer.savedPerToken * unitTokens, headRows * model.vocabularySize)
                 : layer.savedPerToken * unitTokens
-            let messageWidth = max(index == 0 ? 0 : layers[index - 1].outputWidth, index == layers.count - 1 ? 0 : layer.outputWidth)
+            let messageWidth = max(
+                index == 0 ? 0 : layers[index - 1].outputWidth, index == layers.count - 1 ? 0 : layer.outputWidth)
             return 4 * (work + 4 * messageWidth * unitTokens)
         }
         let partition =
