@@ -30,7 +30,7 @@ enum JobRunner {
         do {
             try body(communicator)
             try communicator.finish()
-        } catch let error as RunError where error.isCollective {
+        } catch let error as RunError {
             // Every rank holds the same error and has left the same call: one speaks, all leave in order.
             if communicator.rank == 0 { report("seqtrain: \(error)") }
             try? communicator.finish()
@@ -46,8 +46,7 @@ enum JobRunner {
             _ = try InProcessWorld.run(size: size) { try body($0) }
         } catch let failure as RankFailure {
             let error = failure.underlying
-            let isCollective = (error as? RunError)?.isCollective == true
-            report(isCollective || size == 1 ? "seqtrain: \(error)" : "seqtrain: \(failure)")
+            report(error is RunError || size == 1 ? "seqtrain: \(error)" : "seqtrain: \(failure)")
             throw JobExit(code: RunError.exitCode(of: error))
         }
     }

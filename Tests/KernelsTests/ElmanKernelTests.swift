@@ -41,7 +41,8 @@ import Testing
             var y = [Float](repeating: 0, count: B * length * H)
             ElmanKernel.forward(
                 batch: B, time: length, hidden: H, nonlinearity: nonlinearity,
-                preactivations: timeSlice(input.pre, c, start, length, H), weights: weights, h0: h0, y: &y, hN: &result.hN,
+                preactivations: timeSlice(input.pre, c, start, length, H), weights: weights, h0: h0, y: &y,
+                hN: &result.hN,
                 reversed: c.reversed, threads: threads)
             putTimeSlice(y, into: &result.y, c, start, length, H)
         }
@@ -58,11 +59,15 @@ import Testing
     }
 
     /// The recurrence and its gradient as the equations read, in Double.
-    static func reference(_ c: RecurrentCase, _ input: Input, _ nonlinearity: ElmanKernel.Nonlinearity) -> Result<Double> {
+    static func reference(_ c: RecurrentCase, _ input: Input, _ nonlinearity: ElmanKernel.Nonlinearity) -> Result<
+        Double
+    > {
         let (T, H) = (c.time, c.hidden)
         let weight = input.weight.map(Double.init)
         let order = c.reversed ? Array((0..<T).reversed()) : Array(0..<T)
-        let (zeros, state) = ([Double](repeating: 0, count: c.positions * H), [Double](repeating: 0, count: c.batch * H))
+        let (zeros, state) = (
+            [Double](repeating: 0, count: c.positions * H), [Double](repeating: 0, count: c.batch * H)
+        )
         var r = Result<Double>(y: zeros, hN: state, dPre: zeros, dh0: state)
         for b in 0..<c.batch {
             let row = b * H..<(b + 1) * H

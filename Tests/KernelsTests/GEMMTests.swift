@@ -97,7 +97,9 @@ struct Product: CustomStringConvertible {
                 }
             }
         }
-        for (m, n, k) in [(257, 100, 257), (100, 257, 1100), (17, 257, 513), (3, 520, 1), (4, 70, 530), (300, 49, 512), (5, 5, 0)] {
+        for (m, n, k) in [
+            (257, 100, 257), (100, 257, 1100), (17, 257, 513), (3, 520, 1), (4, 70, 530), (300, 49, 512), (5, 5, 0),
+        ] {
             products.append(Product(m: m, n: n, k: k, hasBias: true))
             products.append(Product(m: m, n: n, k: k, accumulate: true, padding: 3))
         }

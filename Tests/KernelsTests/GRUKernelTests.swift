@@ -50,7 +50,8 @@ import Testing
             var q = [Float](repeating: 0, count: B * length * H)
             var y = q
             GRUKernel.forward(
-                batch: B, time: length, hidden: H, gates: &gates, biasN: input.biasN, weights: weights, h0: h0, q: &q, y: &y,
+                batch: B, time: length, hidden: H, gates: &gates, biasN: input.biasN, weights: weights, h0: h0, q: &q,
+                y: &y,
                 hN: &h, reversed: c.reversed, threads: threads)
             putTimeSlice(gates, into: &result.gates, c, start, length, 3 * H)
             putTimeSlice(q, into: &result.q, c, start, length, H)
@@ -64,7 +65,8 @@ import Testing
             var q = timeSlice(result.q, c, start, length, H)
             GRUKernel.backward(
                 batch: B, time: length, hidden: H, gates: &gates, q: &q, weights: weights,
-                y: timeSlice(result.y, c, start, length, H), h0: carries[chunk], dy: timeSlice(input.dy, c, start, length, H),
+                y: timeSlice(result.y, c, start, length, H), h0: carries[chunk],
+                dy: timeSlice(input.dy, c, start, length, H),
                 dhN: dhN, dh0: &dh, reversed: c.reversed, threads: threads)
             putTimeSlice(gates, into: &result.dGates, c, start, length, 3 * H)
             putTimeSlice(q, into: &result.dq, c, start, length, H)

@@ -23,7 +23,7 @@ import Training
         #expect(run.parallel.microBatches == 6, "eight, or the batch size if smaller")
         #expect(run.parallel.schedule == "1f1b")
         #expect(run.parallel.chunks == 1)
-        #expect(run.parallel.stages == nil && run.parallel.threads == nil && run.parallel.partition == nil)
+        #expect(run.parallel.stages == nil && run.parallel.threads == nil && run.parallel.partition == .estimated)
         #expect(run.parallel.rematerialization == .never && run.parallel.rematerializedLayers.isEmpty)
         #expect(run.optimizer.kind == .adamw && run.optimizer.clipNorm == nil)
         #expect(run.checkpoint.directory == nil && run.checkpoint.keep == 3 && run.checkpoint.resumes)
@@ -40,7 +40,7 @@ import Training
             generate: { prompt: "Th", tokens: 7, temperature: 0.5, top_k: 3, top_p: 0.9, seed: 4 }
             """)
         #expect(run.parallel.rematerializedLayers == [1, 2])
-        #expect(run.parallel.partition == [2, 3])
+        #expect(run.parallel.partition == .explicit([2, 3]))
         #expect(run.parallel.memoryLimit == 512 << 20)
         #expect(run.checkpoint.directory == "runs/a" && !run.checkpoint.resumes)
         #expect(run.generate?.sampling == SamplingOptions(temperature: 0.5, topK: 3, topP: 0.9, seed: 4))

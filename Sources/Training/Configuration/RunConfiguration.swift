@@ -52,14 +52,20 @@ public struct RunConfiguration: Sendable {
         public var rematerializedLayers: [Int]
         /// `threads`: nil for `auto`, the cores of the node ÷ the ranks on it.
         public var threads: Int?
-        /// `partition`: layers of each stage; nil for `auto`, cut by cost.
-        public var partition: [Int]?
+        /// `partition`: `auto` cuts by estimated FLOPs, `measured` by a short profile of every layer, and a list
+        /// gives the number of layers of each stage.
+        public var partition: PartitionRule
         /// `memory_limit`, bytes per rank.
         public var memoryLimit: Int?
         /// `deadline_seconds`: how long an action may wait before the job ends.
         public var deadlineSeconds: Double
         /// `trace`: steps whose actions are recorded into `trace.json`.
         public var traceSteps: Int
+    }
+
+    public enum PartitionRule: Sendable, Equatable {
+        case estimated, measured
+        case explicit([Int])
     }
 
     /// `checkpoint:`
@@ -149,12 +155,12 @@ extension RunConfiguration.ParallelSection {
         }
     }
 
-    private static func partition(_ reader: ConfigurationReader) throws(ConfigurationError) -> [Int]? {
-        guard reader.isList("partition") else {
-            _ = try reader.choice("partition", of: ["auto"], default: "auto")
-            return nil
-        }
-        return try reader.intList("partition", in: 1...1_000_000)
+    private static func partition(
+        _ reader: ConfigurationReader
+    ) throws(ConfigurationError) -> RunConfiguration.PartitionRule {
+        if reader.isList("partition") { return .explicit(try reader.intList("partition", in: 1...1_000_000)) }
+        let word = try reader.choice("partition", of: ["auto", "measured"], default: "auto")
+        return word == "measured" ? .measured : .estimated
     }
 
     /// `8GiB`, `512MiB`, `1.5GiB` or a plain number of bytes.

@@ -54,6 +54,9 @@ enum Bench {
         }
         let allocations = session.context.pool.systemAllocationCount - allocationsBefore
         let peakMemory = try communicator.allGather(Double(session.context.pool.peakBytes))
+        let categories = try MemoryCategory.allCases.map {
+            try communicator.allGather(Double(session.context.pool.peakBytes($0)))
+        }
         let planned = session.plan.predictedPeakBytes
         let sent = try communicator.allGather(Double(session.bytesSent - sentBefore) / Double(steps))
         let newBuffers = try communicator.allGather(Double(allocations))
@@ -78,6 +81,12 @@ enum Bench {
             .init("gemm_peak_flops_per_second", .double(peak)),
             .init("utilisation", .double(flops / (peak * Double(threads * communicator.size)))),
             .init("peak_memory_bytes", .array(peakMemory.map { .int(Int($0)) })),
+            .init(
+                "peak_memory_by_category",
+                .object(
+                    zip(MemoryCategory.allCases, categories).map { category, bytes in
+                        .init("\(category)", .array(bytes.map { .int(Int($0)) }))
+                    })),
             .init("planned_memory_bytes", .array(planned.map { .int($0) })),
             .init("bubble_fraction_measured", .double(bubble)),
             .init("bubble_fraction_predicted", .double(predicted)),

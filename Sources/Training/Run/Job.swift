@@ -59,12 +59,26 @@ public final class Job {
     }
 
     private func openSession(dataVocabularySize: Int?, readsData: Bool = true) throws -> Session {
+        let layerSeconds = try profile(dataVocabularySize: dataVocabularySize)
         let session = try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: dataVocabularySize, readsData: readsData)
-            return try Session(run: self.run, model: model, communicator: self.communicator)
+            return try Session(
+                run: self.run, model: model, communicator: self.communicator, layerSeconds: layerSeconds)
         }
         try communicator.checkAgreement(on: "configuration", YAMLConfiguration.dump(root.resolved))
         return session
+    }
+
+    /// What `parallel.partition: measured` cuts by; nil for the other rules.
+    private func profile(dataVocabularySize: Int?) throws -> [Double]? {
+        guard run.parallel.partition == .measured else { return nil }
+        func makeModel() throws -> Model { try Model(modelReader, dataVocabularySize: dataVocabularySize) }
+        let layerCount = try Collective.agree(communicator) { try makeModel().layerCount }
+        let (train, parallel) = (run.train, run.parallel)
+        return try LayerProfile.seconds(
+            layerCount: layerCount, rows: (train.batchSize + parallel.microBatches - 1) / parallel.microBatches,
+            time: (train.sequenceLength + parallel.chunks - 1) / parallel.chunks,
+            threadCount: Session.threadCount(run, communicator), communicator: communicator, makeModel: makeModel)
     }
 
     // MARK: Commands
@@ -117,11 +131,15 @@ public final class Job {
 
     /// Cut, timeline, predicted bubble and memory for `ranks` ranks.
     public func planDescription(ranks: Int?) throws -> String {
-        try Collective.agree(communicator) {
-            let size = self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
+        let size = try Collective.agree(communicator) {
+            self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
+        }
+        let layerSeconds = try profile(dataVocabularySize: size)
+        return try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
             return try PlanDescription.text(
-                model: model, run: self.run, stageCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)
+                model: model, run: self.run, layerSeconds: layerSeconds,
+                stageCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)
         }
     }
 

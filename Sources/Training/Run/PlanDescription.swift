@@ -3,9 +3,12 @@ import Pipeline
 
 /// The text of `seqtrain plan`: cut, timeline, predicted bubble and memory.
 enum PlanDescription {
-    static func text(model: Model, run: RunConfiguration, stageCount: Int) throws -> String {
+    static func text(
+        model: Model, run: RunConfiguration, layerSeconds: [Double]?, stageCount: Int
+    ) throws -> String {
         let copies = run.optimizer.kind == .sgd ? (run.optimizer.momentum > 0 ? 1 : 0) : 2
-        let plan = try RunPlan(model: model, run: run, stageCount: stageCount, optimizerCopies: copies)
+        let plan = try RunPlan(
+            model: model, run: run, stageCount: stageCount, optimizerCopies: copies, layerSeconds: layerSeconds)
         let simulation = plan.simulation
         var lines = [
             "\(run.parallel.schedule), \(stageCount) stages, \(run.parallel.microBatches) micro-batches"

@@ -2,6 +2,9 @@ import Models
 
 /// What ends a run, with the exit status that the command line promises: 1 the run failed, 2 bad
 /// usage or configuration, 75 stopped early with a checkpoint.
+///
+/// Once a job is open every rank throws the same `RunError` from the same call (`Collective.agree` sees to
+/// that), so the job can end in order instead of being torn down.
 public enum RunError: Error, Sendable {
     case nonFinite(step: Int, loss: Double, firstParameter: String?, checkpoint: String?)
     case rankCount(stages: Int, ranks: Int, remedy: String)
@@ -23,10 +26,6 @@ public enum RunError: Error, Sendable {
         case .preempted: 75
         }
     }
-
-    /// Whether every rank has thrown the same error from the same call, so that the job can end in order
-    /// instead of being torn down.
-    public var isCollective: Bool { true }
 
     /// The exit status that belongs to any error.
     public static func exitCode(of error: any Error) -> Int32 {
@@ -60,7 +59,8 @@ extension RunError: CustomStringConvertible {
         case .checkpoint(let path, let message): "checkpoint \(path): \(message)"
         case .memory(let limit, let need, let cut):
             "parallel.memory_limit \(ModelDescription.bytes(limit)) per rank is too little for \(cut.count) "
-                + (cut.count == 1 ? "stage" : "stages") + ": the fullest needs \(ModelDescription.bytes(need)) (layers \(cut)); "
+                + (cut.count == 1 ? "stage" : "stages")
+                + ": the fullest needs \(ModelDescription.bytes(need)) (layers \(cut)); "
                 + "use more ranks, parallel.rematerialize=always, or more micro-batches"
         case .usage(let message): message
         case .otherRank(let rank, let count, let message, _): count > 1 ? "[rank \(rank)/\(count)] \(message)" : message

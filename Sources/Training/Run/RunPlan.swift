@@ -27,10 +27,12 @@ public struct RunPlan: Sendable {
     /// - Parameters:
     ///   - stageCount: also the number of ranks.
     ///   - optimizerCopies: state tensors per parameter.
+    ///   - layerSeconds: measured forward and backward of each layer's unit; nil estimates from FLOPs.
     ///   - flopsPerSecond: speed used to turn FLOPs into seconds.
     /// - Throws: `RunError`, `PartitionError` or `ScheduleError`; the same on every rank.
     public init(
-        model: Model, run: RunConfiguration, stageCount: Int, optimizerCopies: Int, flopsPerSecond: Double = 100e9,
+        model: Model, run: RunConfiguration, stageCount: Int, optimizerCopies: Int, layerSeconds: [Double]? = nil,
+        flopsPerSecond: Double = 100e9,
         receiveLookAhead: Int = 4
     ) throws {
         let (time, parallel) = (run.train.sequenceLength, run.parallel)
@@ -71,11 +73,17 @@ public struct RunPlan: Sendable {
         let unitTokens = unitRows * ((time + parallel.chunks - 1) / parallel.chunks)
         let copies = 2 + optimizerCopies
         let isRecomputed = parallel.rematerialization != .never
-        let costs = layers.map { layer in
-            let forward = layer.forwardFLOPsPerToken(time: time) * Double(unitTokens)
-            let backward = layer.backwardFLOPsPerToken(time: time) * Double(unitTokens)
-            return LayerCost(
-                time: (forward + backward + (isRecomputed ? forward : 0)) / flopsPerSecond,
+        let seconds = layers.enumerated().map { index, layer -> (forward: Double, backward: Double) in
+            let forward = layer.forwardFLOPsPerToken(time: time)
+            let backward = layer.backwardFLOPsPerToken(time: time)
+            // A profile has the sum; FLOPs say how it divides.
+            let scale =
+                layerSeconds.map { $0[index] / (forward + backward) } ?? Double(unitTokens) / flopsPerSecond
+            return (forward * scale, backward * scale)
+        }
+        let costs = layers.enumerated().map { index, layer in
+            LayerCost(
+                time: seconds[index].forward * (isRecomputed ? 2 : 1) + seconds[index].backward,
                 fixedBytes: layer.uses.reduce(0) { $0 + $1.parameter.shape.count } * 4 * copies,
                 activationBytes: layer.savedPerToken * unitTokens * 4)
         }
@@ -87,11 +95,12 @@ public struct RunPlan: Sendable {
                 index == layers.count - 1
                 ? max(layer.savedPerToken * unitTokens, headRows * model.vocabularySize)
                 : layer.savedPerToken * unitTokens
-            let messageWidth = max(index == 0 ? 0 : layers[index - 1].outputWidth, index == layers.count - 1 ? 0 : layer.outputWidth)
+            let messageWidth = max(
+                index == 0 ? 0 : layers[index - 1].outputWidth, index == layers.count - 1 ? 0 : layer.outputWidth)
             return 4 * (work + 4 * messageWidth * unitTokens)
         }
         let partition =
-            if let counts = parallel.partition {
+            if case .explicit(let counts) = parallel.partition {
                 try Self.explicit(counts, layerCount: layers.count, stageCount: stageCount)
             } else {
                 try Self.byCost(costs, stageCount, schedule, limit: parallel.memoryLimit, reserve: temporaries.max()!)
@@ -101,12 +110,10 @@ public struct RunPlan: Sendable {
         let stateBytes = ranges.map { $0.reduce(0) { $0 + costs[$1].fixedBytes } }
         self.stateBytes = stateBytes
         let stageCosts = ranges.map { range in
-            let forward = range.reduce(0.0) { $0 + layers[$1].forwardFLOPsPerToken(time: time) }
-            let backward = range.reduce(0.0) { $0 + layers[$1].backwardFLOPsPerToken(time: time) }
-            let scale = Double(unitTokens) / flopsPerSecond
+            let forward = range.reduce(0.0) { $0 + seconds[$1].forward }
+            let backward = range.reduce(0.0) { $0 + seconds[$1].backward }
             return StageCost(
-                forward: forward * scale, inputGradient: backward * scale / 2, weightGradient: backward * scale / 2,
-                recompute: forward * scale,
+                forward: forward, inputGradient: backward / 2, weightGradient: backward / 2, recompute: forward,
                 outputBytes: range.upperBound == layers.count
                     ? 0 : layers[range.upperBound - 1].outputWidth * unitTokens * 4,
                 activationBytes: range.reduce(0) { $0 + costs[$1].activationBytes },

@@ -47,7 +47,11 @@ public final class Session {
     }
 
     /// Collective: every rank passes the same configuration and model.
-    public init(run: RunConfiguration, model: Model, communicator: any Communicator) throws {
+    ///
+    /// - Parameter layerSeconds: a profile to cut by; nil cuts by FLOPs.
+    public init(
+        run: RunConfiguration, model: Model, communicator: any Communicator, layerSeconds: [Double]? = nil
+    ) throws {
         self.run = run
         self.model = model
         self.communicator = communicator
@@ -58,11 +62,11 @@ public final class Session {
                     "start \(stages) ranks (mpirun -n \(stages), or --local-ranks \(stages)), or set parallel.stages=auto"
             )
         }
-        let threadCount = run.parallel.threads ?? max(1, communicator.localCoreCount / communicator.localSize)
-        context = ComputeContext(threadCount: threadCount)
+        context = ComputeContext(threadCount: Self.threadCount(run, communicator))
         optimizer = Optimizer(run.optimizer, context: context)
         plan = try RunPlan(
-            model: model, run: run, stageCount: communicator.size, optimizerCopies: optimizer.stateNames.count)
+            model: model, run: run, stageCount: communicator.size, optimizerCopies: optimizer.stateNames.count,
+            layerSeconds: layerSeconds)
         runtime = StageRuntime(model: model, stageLayers: plan.stageLayers, seed: run.seed, context: context)
 
         var rankOfUse: [ObjectIdentifier: Int] = [:]
@@ -75,6 +79,11 @@ public final class Session {
         trainer = try Interpreter(plan.training, communicator: communicator)
         evaluator = try Interpreter(plan.evaluation, communicator: communicator)
         try communicator.checkAgreement(on: "kernel variant", KernelVariant.current.description)
+    }
+
+    /// `threads: auto` shares the node's cores out over its ranks.
+    static func threadCount(_ run: RunConfiguration, _ communicator: any Communicator) -> Int {
+        run.parallel.threads ?? max(1, communicator.localCoreCount / communicator.localSize)
     }
 
     /// Parameters that this rank holds, with their canonical index.
