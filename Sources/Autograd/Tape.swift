@@ -28,6 +28,7 @@ public final class Tape {
     /// The result of an operation; it wants a gradient when the tape records and an input or a
     /// parameter does.
     func output(_ value: Tensor, from inputs: Variable?..., hasParameters: Bool = false) -> Variable {
+        context.betweenOperations?()
         let needed = isRecording && (hasParameters || inputs.contains { $0?.needsGradient == true })
         return Variable(value, needsGradient: needed)
     }
@@ -53,12 +54,18 @@ public final class Tape {
 
     /// Runs the recorded operations backwards, from gradients already accumulated in the outputs.
     public func inputGradients() {
-        while let backward = records.popLast() { backward() }
+        while let backward = records.popLast() {
+            backward()
+            context.betweenOperations?()
+        }
     }
 
     /// Runs the postponed weight gradients, in the order in which they were postponed.
     public func weightGradients() {
-        for work in postponed { work() }
+        for work in postponed {
+            work()
+            context.betweenOperations?()
+        }
         postponed.removeAll()
     }
 }

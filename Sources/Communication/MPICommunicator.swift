@@ -36,11 +36,9 @@ public final class MPICommunicator: Communicator {
     public static func start(
         timeout: Double = 300, narrowLimit: Int = Int(Int32.max)
     ) throws(CommunicationError) -> MPICommunicator {
-        // Both are Open MPI's; the user's own settings win. Copying through shared memory needs no permission from the
-        // kernel and streams faster than its single-copy mechanism. Yielding in each poll, Open MPI's habit when ranks
-        // outnumber cores, makes idle polls look busy to `Backoff`, which does the yielding here: each waiter of 4
-        // ranks on 2 cores took a third of a core with it, 5 to 8 % without.
-        setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0)
+        // The user's own setting wins. Yielding in each poll, Open MPI's habit when ranks outnumber cores, makes idle
+        // polls look busy to `Backoff`, which does the yielding here: each waiter of 4 ranks on 2 cores took a third of
+        // a core with it, 5 to 8 % without.
         setenv("OMPI_MCA_mpi_yield_when_idle", "0", 0)
         var world = cmpi_world()
         var function: UnsafePointer<CChar>?

@@ -4,6 +4,9 @@ import Kernels
 public final class ComputeContext {
     public let pool: StoragePool
     public let threads: ThreadPool
+    /// Called between operations: a transport that makes no progress in the background hands large messages on
+    /// here, while the rank computes.
+    public var betweenOperations: (() -> Void)?
 
     public init(threadCount: Int = 1, pool: StoragePool = StoragePool()) {
         self.pool = pool

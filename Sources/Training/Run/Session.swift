@@ -63,6 +63,8 @@ public final class Session {
             )
         }
         context = ComputeContext(threadCount: Self.threadCount(run, communicator))
+        // An error shows again, and is reported, at the interpreter's own next call.
+        if communicator.size > 1 { context.betweenOperations = { try? communicator.poke() } }
         optimizer = Optimizer(run.optimizer, context: context)
         plan = try RunPlan(
             model: model, run: run, stageCount: communicator.size, optimizerCopies: optimizer.stateNames.count,
