@@ -1,3 +1,5 @@
+import Kernels
+
 /// The smallest piece of work a schedule names: one micro-batch's one chunk in one stage, in one pass
 /// through the stages.
 public struct UnitOfWork: Hashable, Sendable {
@@ -156,12 +158,4 @@ extension Action: CustomStringConvertible {
             stage: stage, microBatch: microBatch, chunk: numbers["c"] ?? 0, recursion: numbers["r"] ?? 0)
         self.init(kind, unit, recorded: recorded)
     }
-}
-
-/// Stops the program when a caller broke a contract; unlike `precondition` it prints its message in release builds.
-@inline(__always)
-func require(
-    _ condition: Bool, _ message: @autoclosure () -> String, file: StaticString = #fileID, line: UInt = #line
-) {
-    if !condition { fatalError(message(), file: file, line: line) }
 }

@@ -1,4 +1,5 @@
 import Communication
+import Kernels
 
 /// Runs one rank's list of a lowered schedule, action by action. It holds no policy: all order comes from the list.
 ///

@@ -1,3 +1,5 @@
+import Kernels
+
 /// Bounds on what communication may be in flight. A message is one unit's activation or gradient.
 public struct LoweringOptions: Hashable, Sendable {
     /// A receive is posted this many compute actions before the one that needs it, so that its transfer overlaps

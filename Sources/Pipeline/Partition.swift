@@ -1,3 +1,5 @@
+import Kernels
+
 /// What one layer costs the stage that holds it.
 public struct LayerCost: Hashable, Sendable {
     /// Forward and backward of one unit; seconds, or anything proportional.
@@ -29,8 +31,8 @@ public enum PartitionError: Error, Equatable, CustomStringConvertible {
                 + "set parallel.stages to at most \(layers), or run on fewer ranks"
         case .wrongList(let counts, let layers):
             counts.contains { $0 < 1 }
-                ? "parallel.stages \(counts) has a stage without layers; every entry must be at least 1"
-                : "parallel.stages \(counts) adds up to \(counts.reduce(0, +)) layers; the model has \(layers)"
+                ? "parallel.partition \(counts) has a stage without layers; every entry must be at least 1"
+                : "parallel.partition \(counts) adds up to \(counts.reduce(0, +)) layers; the model has \(layers)"
         case .outOfMemory(let limit, let need, let cut):
             "no cut fits \(Self.size(limit)) per rank: the smallest possible need is \(Self.size(need)), with "
                 + "layers \(cut); use more stages, more re-materialisation, or smaller micro-batches"

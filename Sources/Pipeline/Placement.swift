@@ -1,3 +1,5 @@
+import Kernels
+
 /// Which rank runs which stage. A rank may hold several stages.
 public struct Placement: Hashable, Sendable {
     /// `ranks[s]` is the rank of stage `s`.

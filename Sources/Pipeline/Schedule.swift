@@ -1,3 +1,5 @@
+import Kernels
+
 /// The sizes that fix which units of work exist and how they depend on each other.
 public struct ScheduleShape: Hashable, Sendable {
     public enum Purpose: String, Sendable {

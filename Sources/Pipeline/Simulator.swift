@@ -1,3 +1,5 @@
+import Kernels
+
 /// What one stage's work on one unit (a micro-batch's chunk) costs.
 public struct StageCost: Hashable, Sendable {
     /// Seconds.

@@ -67,10 +67,10 @@ import Testing
             "cannot cut 4 layers into 6 stages: every stage needs a layer; set parallel.stages to at most 4, "
                 + "or run on fewer ranks"
         ) { try Partition(layers: layers, stageCount: 6) }
-        Self.expectError("parallel.stages [3, 3, 2] adds up to 8 layers; the model has 9") {
+        Self.expectError("parallel.partition [3, 3, 2] adds up to 8 layers; the model has 9") {
             try Partition(layerCounts: [3, 3, 2], layerCount: 9)
         }
-        Self.expectError("parallel.stages [4, 0] has a stage without layers; every entry must be at least 1") {
+        Self.expectError("parallel.partition [4, 0] has a stage without layers; every entry must be at least 1") {
             try Partition(layerCounts: [4, 0], layerCount: 4)
         }
         Self.expectError(
