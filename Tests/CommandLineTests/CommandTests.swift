@@ -74,8 +74,9 @@ import Testing
     }
 
     @Test(arguments: [2, 3]) func selfTest(ranks: Int) throws {
-        #expect(try Binary.run(["selftest", "--local-ranks", "\(ranks)"]).status == 0)
-        if Binary.mpirun != nil { #expect(try Binary.run(["selftest"], ranks: ranks).status == 0) }
+        var results = [try Binary.run(["selftest", "--local-ranks", "\(ranks)"])]
+        if Binary.mpirun != nil { results.append(try Binary.run(["selftest"], ranks: ranks)) }
+        for result in results { #expect(result.status == 0, "\(result.output)\(result.errorOutput)") }
     }
 
     /// Every shipped configuration builds and describes; those whose data are here train a step.
