@@ -1,11 +1,19 @@
 import Communication
 import Foundation
+import Kernels
 import Training
 
 /// Runs one body per rank: on MPI when started by `mpirun`, as threads of this process otherwise.
 /// Errors are printed once and become the exit status; no rank waits for one that failed.
 enum JobRunner {
     static func run(localRanks: Int?, _ body: @escaping @Sendable (any Communicator) throws -> Void) throws {
+        do {
+            _ = try KernelVariant.resolve()
+        } catch {
+            // A mistake in SEQTRAIN_ISA or SEQTRAIN_GEMM, which every rank sees alike.
+            if SeqTrain.isFirstProcess { report("seqtrain: \(error)") }
+            throw JobExit(code: 2)
+        }
         if MPICommunicator.launchedUnderMPI {
             if let localRanks, localRanks != 1 {
                 if SeqTrain.isFirstProcess {

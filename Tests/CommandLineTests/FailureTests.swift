@@ -66,6 +66,11 @@ import Testing
     @Test func usage() throws {
         #expect(try Binary.run([]).status == 2)
         #expect(try Binary.run(["--help"]).status == 0)
+        let variant = try Binary.run(["selftest"], environment: ["SEQTRAIN_ISA": "sse9"])
+        #expect(variant.status == 2)
+        #expect(
+            variant.errorOutput
+                == "seqtrain: SEQTRAIN_ISA=sse9 is not known; expected one of portable, avx2, avx512\n")
         let missing = try Binary.run(["/nowhere/a.yaml"])
         #expect(missing.status == 2)
         #expect(
