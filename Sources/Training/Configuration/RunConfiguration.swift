@@ -92,10 +92,13 @@ public struct RunConfiguration: Sendable {
     public struct GenerateSection: Sendable {
         public var prompt: String
         public var tokens: Int
+        /// Independent texts, made at the same time; as many as ranks keep all of them busy.
+        public var samples: Int
         public var sampling: SamplingOptions
 
         /// What `seqtrain generate` does when neither file nor command line says anything.
-        public static let standard = GenerateSection(prompt: "", tokens: 200, sampling: SamplingOptions())
+        public static let standard = GenerateSection(
+            prompt: "", tokens: 200, samples: 1, sampling: SamplingOptions())
     }
 
     public init(_ reader: ConfigurationReader) throws(ConfigurationError) {
@@ -182,6 +185,7 @@ extension RunConfiguration.GenerateSection {
     init(_ reader: ConfigurationReader) throws(ConfigurationError) {
         prompt = try reader.string("prompt", default: "")
         tokens = try reader.int("tokens", default: 200, in: 1...100_000_000)
+        samples = try reader.int("samples", default: 1, in: 1...1_000_000)
         sampling = SamplingOptions(
             temperature: try reader.double("temperature", default: 1, in: 0...1000),
             topK: try reader.optionalInt("top_k", in: 1...Int.max),

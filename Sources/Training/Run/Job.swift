@@ -59,23 +59,23 @@ public final class Job {
     }
 
     private func openSession(dataVocabularySize: Int?, readsData: Bool = true) throws -> Session {
-        let layerSeconds = try profile(dataVocabularySize: dataVocabularySize)
+        let timings = try profile(dataVocabularySize: dataVocabularySize)
         let session = try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: dataVocabularySize, readsData: readsData)
             return try Session(
-                run: self.run, model: model, communicator: self.communicator, layerSeconds: layerSeconds)
+                run: self.run, model: model, communicator: self.communicator, timings: timings)
         }
         try communicator.checkAgreement(on: "configuration", YAMLConfiguration.dump(root.resolved))
         return session
     }
 
     /// What `parallel.partition: measured` cuts by; nil for the other rules.
-    private func profile(dataVocabularySize: Int?) throws -> [Double]? {
+    private func profile(dataVocabularySize: Int?) throws -> [LayerTiming]? {
         guard run.parallel.partition == .measured else { return nil }
         func makeModel() throws -> Model { try Model(modelReader, dataVocabularySize: dataVocabularySize) }
         let layerCount = try Collective.agree(communicator) { try makeModel().layerCount }
         let (train, parallel) = (run.train, run.parallel)
-        return try LayerProfile.seconds(
+        return try LayerProfile.timings(
             layerCount: layerCount, rows: (train.batchSize + parallel.microBatches - 1) / parallel.microBatches,
             time: (train.sequenceLength + parallel.chunks - 1) / parallel.chunks,
             threadCount: Session.threadCount(run, communicator), communicator: communicator, makeModel: makeModel)
@@ -105,7 +105,7 @@ public final class Job {
 
     public func generate(
         checkpoint: String?, _ request: RunConfiguration.GenerateSection, onText: (String) -> Void
-    ) throws -> String {
+    ) throws -> [String] {
         let (session, data) = try open()
         _ = try loadCheckpoint(checkpoint, session, data)
         return try TextGenerator(session: session, data: data).generate(request, onText: onText)
@@ -134,12 +134,12 @@ public final class Job {
         let size = try Collective.agree(communicator) {
             self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
         }
-        let layerSeconds = try profile(dataVocabularySize: size)
+        let timings = try profile(dataVocabularySize: size)
         return try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
             return try PlanDescription.text(
-                model: model, run: self.run, layerSeconds: layerSeconds,
-                stageCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)
+                model: model, run: self.run, timings: timings,
+                rankCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)
         }
     }
 

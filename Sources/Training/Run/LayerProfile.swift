@@ -6,7 +6,7 @@ import Tensors
 
 /// Times every layer on this machine, for cuts by measured cost (`parallel.partition: measured`).
 enum LayerProfile {
-    /// Seconds of one forward and backward per layer, the best of three runs after one to warm up.
+    /// Seconds of one unit in every layer, each part the best of three runs after one to warm up.
     ///
     /// Collective: ranks share the layers out between them. Only the cut depends on the figures, and the cut is
     /// invisible in the result.
@@ -14,19 +14,25 @@ enum LayerProfile {
     ///   - makeModel: builds the model anew; each layer is measured on a model of its own, so that only one layer's
     ///     parameters exist at a time.
     ///   - rows, time: sequences and tokens of one unit of work.
-    static func seconds(
+    static func timings(
         layerCount: Int, rows: Int, time: Int, threadCount: Int, communicator: any Communicator,
         makeModel: () throws -> Model
-    ) throws -> [Double] {
-        var seconds = [Double](repeating: 0, count: layerCount)
+    ) throws -> [LayerTiming] {
+        var seconds = [Double](repeating: 0, count: 3 * layerCount)
         for index in 0..<layerCount where index % communicator.size == communicator.rank {
-            seconds[index] = measure(try makeModel(), index, rows: rows, time: time, threadCount: threadCount)
+            let timing = measure(try makeModel(), index, rows: rows, time: time, threadCount: threadCount)
+            seconds[3 * index] = timing.forward
+            seconds[3 * index + 1] = timing.inputGradient
+            seconds[3 * index + 2] = timing.weightGradient
         }
         try seconds.withUnsafeMutableBufferPointer { try communicator.sum($0) }
-        return seconds
+        return (0..<layerCount).map {
+            LayerTiming(
+                forward: seconds[3 * $0], inputGradient: seconds[3 * $0 + 1], weightGradient: seconds[3 * $0 + 2])
+        }
     }
 
-    private static func measure(_ model: Model, _ index: Int, rows: Int, time: Int, threadCount: Int) -> Double {
+    private static func measure(_ model: Model, _ index: Int, rows: Int, time: Int, threadCount: Int) -> LayerTiming {
         let context = ComputeContext(threadCount: threadCount)
         let layer = model.layers[index]
         for use in layer.uses { use.parameter.materialize(seed: 1, context) }
@@ -35,24 +41,27 @@ enum LayerProfile {
         let input = context.tensor(Shape(rows * time, width))
         ParameterStream(seed: 1, name: "profile", threads: context.threads).normal(into: input, standardDeviation: 1)
 
-        var best = Double.infinity
+        var best = LayerTiming(forward: .infinity, inputGradient: .infinity, weightGradient: .infinity)
         for attempt in 0..<4 {
-            let start = ContinuousClock.now
-            run(layer, tokens, input, rows: rows, time: time, context)
-            if attempt > 0 { best = min(best, (ContinuousClock.now - start).seconds) }
+            let timing = run(layer, tokens, input, rows: rows, time: time, context)
+            guard attempt > 0 else { continue }
+            best.forward = min(best.forward, timing.forward)
+            best.inputGradient = min(best.inputGradient, timing.inputGradient)
+            best.weightGradient = min(best.weightGradient, timing.weightGradient)
         }
         return best
     }
 
     private static func run(
         _ layer: any ModelLayer, _ tokens: [Int32], _ input: Tensor, rows: Int, time: Int, _ context: ComputeContext
-    ) {
+    ) -> LayerTiming {
         let tape = Tape(context)
         let pass = Pass(
             tape: tape, batch: rows, time: time, seed: 1, step: 1, samples: (0..<rows).map(UInt32.init),
             isTraining: true)
         let x = Variable(input, needsGradient: true)
         var output: Variable?
+        let start = ContinuousClock.now
         tokens.withUnsafeBufferPointer { ids in
             switch layer {
             case let embedding as EmbeddingLayer: output = embedding.forward(ids.baseAddress!, pass)
@@ -61,9 +70,14 @@ enum LayerProfile {
             default: fatalError("LayerProfile: layer \(layer.name) has no way to run")
             }
         }
+        let forwardEnd = ContinuousClock.now
         // The gradient's values do not matter to the time.
         if let output { output.accumulate(output.value, context) }
         tape.inputGradients()
+        let inputGradientEnd = ContinuousClock.now
         tape.weightGradients()
+        return LayerTiming(
+            forward: (forwardEnd - start).seconds, inputGradient: (inputGradientEnd - forwardEnd).seconds,
+            weightGradient: (ContinuousClock.now - inputGradientEnd).seconds)
     }
 }

@@ -48,8 +48,10 @@ enum Probe {
         }
         session.runtime.keepsCarryAcrossBatches = true
         let vocabulary = session.model.vocabularySize
-        let isLast = session.rank == communicator.size - 1
-        if isLast { session.runtime.capturedLogits = session.context.tensor(Shape(batch.rows, batch.time, vocabulary)) }
+        let headRank = session.plan.headRank
+        if session.rank == headRank {
+            session.runtime.capturedLogits = session.context.tensor(Shape(batch.rows, batch.time, vocabulary))
+        }
         var gradients: [Int: Tensor] = [:]
         let result = try session.trainStep(batch, step: 1, rate: 0) { reduced in
             gradients = reduced.mapValues { $0.copied(pool: session.context.pool, category: .gradients) }
@@ -66,7 +68,7 @@ enum Probe {
                 gradients[index]!
             }
         }
-        collector.add("output", [batch.rows, batch.time, vocabulary], owner: communicator.size - 1) {
+        collector.add("output", [batch.rows, batch.time, vocabulary], owner: headRank) {
             session.runtime.capturedLogits!
         }
         let state = StreamState.collect(session)

@@ -4,42 +4,92 @@ import Models
 import Pipeline
 import Tensors
 
-/// How a run is laid out: which layers form which stage, and what every rank does in a step. A pure
-/// function of configuration and number of ranks; computed alike on every rank.
+/// How a run is laid out: which layers form which stage, where each stage lies, and what every rank does in a step.
+/// A pure function of configuration and number of ranks; computed alike on every rank.
 public struct RunPlan: Sendable {
     public let stageLayers: [Range<Int>]
     public let cut: BatchCut
+    /// The order of the compute actions.
+    public let schedule: Schedule
     /// Lowered and verified.
     public let training: Schedule
     public let evaluation: Schedule
-    /// Estimates per stage; seconds assume `flopsPerSecond`.
-    public let stageCosts: [StageCost]
+    /// What the stages cost, measured or estimated.
+    public let costs: CostModel
     /// The step that those costs predict.
     public let simulation: Simulation
-    /// Bytes of parameters, gradients and optimiser state of each stage.
+    /// Bytes of parameters, gradients and optimiser state of each rank.
     public let stateBytes: [Int]
-
     /// Bytes a rank needs at most: state, activations in flight, and the largest layer's temporaries.
     public let predictedPeakBytes: [Int]
 
+    public var placement: Placement { schedule.placement }
     public var stageCount: Int { stageLayers.count }
+    public var rankCount: Int { placement.rankCount }
+    /// The rank that runs the head.
+    public var headRank: Int { placement.ranks[stageCount - 1] }
+
+    /// Layers of one rank, ascending.
+    public func layers(ofRank rank: Int) -> [Int] { placement.stages(of: rank).flatMap { stageLayers[$0] } }
 
     /// - Parameters:
-    ///   - stageCount: also the number of ranks.
+    ///   - rankCount: ranks of one pipeline.
     ///   - optimizerCopies: state tensors per parameter.
-    ///   - layerSeconds: measured forward and backward of each layer's unit; nil estimates from FLOPs.
+    ///   - timings: measured seconds of one unit in each layer; nil estimates them from FLOPs.
     ///   - flopsPerSecond: speed used to turn FLOPs into seconds.
     /// - Throws: `RunError`, `PartitionError` or `ScheduleError`; the same on every rank.
     public init(
-        model: Model, run: RunConfiguration, stageCount: Int, optimizerCopies: Int, layerSeconds: [Double]? = nil,
-        flopsPerSecond: Double = 100e9,
-        receiveLookAhead: Int = 4
+        model: Model, run: RunConfiguration, rankCount: Int, optimizerCopies: Int, timings: [LayerTiming]? = nil,
+        flopsPerSecond: Double = 100e9, receiveLookAhead: Int = 4
     ) throws {
         let (time, parallel) = (run.train.sequenceLength, run.parallel)
-        let layers = model.layers
-        guard stageCount <= layers.count else {
-            throw RunError.stagesExceedLayers(stages: stageCount, layers: layers.count)
+        try Self.check(model, run)
+        for index in parallel.rematerializedLayers { model.blocks[index - 1].isRematerialized = true }
+        let cut = BatchCut(
+            rows: run.train.batchSize, time: time, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks)
+        self.cut = cut
+
+        let schedule = try Self.schedule(parallel, rankCount: rankCount)
+        let (placement, stageCount) = (schedule.placement, schedule.shape.stageCount)
+        guard stageCount <= model.layerCount else {
+            throw RunError.stagesExceedLayers(stages: stageCount, layers: model.layerCount)
         }
+        let unit = UnitEstimate(
+            model: model, cut: cut, optimizerCopies: optimizerCopies, timings: timings, flopsPerSecond: flopsPerSecond)
+        let partition =
+            if case .explicit(let counts) = parallel.partition {
+                try Self.explicit(counts, layerCount: model.layerCount, stageCount: stageCount)
+            } else {
+                try Self.byCost(
+                    unit.layerCosts(isRecomputed: parallel.rematerialization != .never), schedule,
+                    limit: parallel.memoryLimit,
+                    reserve: unit.temporaryBytes.max()!)
+            }
+        let ranges = (0..<stageCount).map { partition.layers(of: $0) }
+        stageLayers = ranges
+
+        let options = LoweringOptions(receiveLookAhead: receiveLookAhead)
+        self.schedule = schedule
+        training = try Lowering.lower(schedule, options: options)
+        evaluation = try Lowering.lower(
+            ScheduleCatalog.evaluation(
+                stageCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks),
+            options: options)
+
+        costs = CostModel(stages: ranges.map { unit.stageCost($0) }, latency: 2e-6, bandwidth: 10e9)
+        simulation = try Simulator.simulate(schedule, costs, keepsTimeline: true)
+        let usage = simulation.ranks
+        let layersOfRank = (0..<placement.rankCount).map { rank in placement.stages(of: rank).flatMap { ranges[$0] } }
+        let stateBytes = layersOfRank.map { layers in layers.reduce(0) { $0 + unit.fixedBytes[$1] } }
+        self.stateBytes = stateBytes
+        predictedPeakBytes = layersOfRank.enumerated().map { rank, layers in
+            Self.withSlack(stateBytes[rank] + usage[rank].peakBytes + layers.map { unit.temporaryBytes[$0] }.max()!)
+        }
+    }
+
+    /// What the configuration asks for that this model cannot do.
+    private static func check(_ model: Model, _ run: RunConfiguration) throws {
+        let (time, parallel) = (run.train.sequenceLength, run.parallel)
         if parallel.chunks > 1, let obstacle = model.chunkingObstacle {
             throw RunError.unchunkable(layer: obstacle.layer, reason: obstacle.reason, chunks: parallel.chunks)
         }
@@ -53,105 +103,52 @@ public struct RunPlan: Sendable {
             throw RunError.usage(
                 "parallel.rematerialize names layer \(index); blocks are layers 1 to \(model.blocks.count)")
         }
-        for index in parallel.rematerializedLayers { model.blocks[index - 1].isRematerialized = true }
-        cut = BatchCut(
-            rows: run.train.batchSize, time: time, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks)
+    }
 
-        let request = ScheduleRequest(
-            stageCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks,
-            rematerialization: parallel.rematerialization)
-        let schedule = try ScheduleCatalog.training(parallel.schedule, request)
-        let options = LoweringOptions(receiveLookAhead: receiveLookAhead)
-        training = try Lowering.lower(schedule, options: options)
-        evaluation = try Lowering.lower(
-            ScheduleCatalog.evaluation(
-                stageCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks),
-            options: options)
-
-        // The largest unit of work stands for all: micro-batches and chunks may differ by one row or position.
-        let unitRows = (run.train.batchSize + parallel.microBatches - 1) / parallel.microBatches
-        let unitTokens = unitRows * ((time + parallel.chunks - 1) / parallel.chunks)
-        let copies = 2 + optimizerCopies
-        let isRecomputed = parallel.rematerialization != .never
-        let seconds = layers.enumerated().map { index, layer -> (forward: Double, backward: Double) in
-            let forward = layer.forwardFLOPsPerToken(time: time)
-            let backward = layer.backwardFLOPsPerToken(time: time)
-            // A profile has the sum; FLOPs say how it divides.
-            let scale =
-                layerSeconds.map { $0[index] / (forward + backward) } ?? Double(unitTokens) / flopsPerSecond
-            return (forward * scale, backward * scale)
-        }
-        let costs = layers.enumerated().map { index, layer in
-            LayerCost(
-                time: seconds[index].forward * (isRecomputed ? 2 : 1) + seconds[index].backward,
-                fixedBytes: layer.uses.reduce(0) { $0 + $1.parameter.shape.count } * 4 * copies,
-                activationBytes: layer.savedPerToken * unitTokens * 4)
-        }
-        // While a layer runs, gradients of what it saved lie beside it, and messages come and go; the head holds
-        // a block of logits.
-        let headRows = Tape.crossEntropyBlockRows(rows: unitTokens, vocabulary: model.vocabularySize)
-        let temporaries = layers.enumerated().map { index, layer in
-            let work =
-                index == layers.count - 1
-                ? max(layer.savedPerToken * unitTokens, headRows * model.vocabularySize)
-                : layer.savedPerToken * unitTokens
-            let messageWidth = max(
-                index == 0 ? 0 : layers[index - 1].outputWidth, index == layers.count - 1 ? 0 : layer.outputWidth)
-            return 4 * (work + 4 * messageWidth * unitTokens)
-        }
-        let partition =
-            if case .explicit(let counts) = parallel.partition {
-                try Self.explicit(counts, layerCount: layers.count, stageCount: stageCount)
-            } else {
-                try Self.byCost(costs, stageCount, schedule, limit: parallel.memoryLimit, reserve: temporaries.max()!)
-            }
-        let ranges = (0..<stageCount).map { partition.layers(of: $0) }
-        stageLayers = ranges
-        let stateBytes = ranges.map { $0.reduce(0) { $0 + costs[$1].fixedBytes } }
-        self.stateBytes = stateBytes
-        let stageCosts = ranges.map { range in
-            let forward = range.reduce(0.0) { $0 + seconds[$1].forward }
-            let backward = range.reduce(0.0) { $0 + seconds[$1].backward }
-            return StageCost(
-                forward: forward, inputGradient: backward / 2, weightGradient: backward / 2, recompute: forward,
-                outputBytes: range.upperBound == layers.count
-                    ? 0 : layers[range.upperBound - 1].outputWidth * unitTokens * 4,
-                activationBytes: range.reduce(0) { $0 + costs[$1].activationBytes },
-                inputBytes: range.lowerBound == 0 ? 0 : layers[range.lowerBound - 1].outputWidth * unitTokens * 4)
-        }
-        self.stageCosts = stageCosts
-        simulation = try Simulator.simulate(
-            schedule, CostModel(stages: stageCosts, latency: 2e-6, bandwidth: 10e9), keepsTimeline: true)
-        let usage = simulation.ranks
-        predictedPeakBytes = ranges.enumerated().map { stage, range in
-            Self.withSlack(stateBytes[stage] + usage[stage].peakBytes + range.map { temporaries[$0] }.max()!)
-        }
+    private static func schedule(
+        _ parallel: RunConfiguration.ParallelSection, rankCount: Int
+    ) throws -> Schedule {
+        try ScheduleCatalog.training(
+            parallel.schedule,
+            ScheduleRequest(
+                stageCount: rankCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks,
+                rematerialization: parallel.rematerialization))
     }
 
     /// Buffers are rounded up to size classes, by a quarter at most.
     private static func withSlack(_ bytes: Int) -> Int { bytes / 4 * 5 }
 
     /// The fastest cut whose predicted peaks stay under the limit, as far as the largest temporaries of any layer
-    /// tell.
+    /// tell. A rank that holds several stages gives each an equal share of its memory.
     private static func byCost(
-        _ costs: [LayerCost], _ stageCount: Int, _ schedule: Schedule, limit: Int?, reserve: Int
+        _ layers: [LayerCost], _ schedule: Schedule, limit: Int?, reserve: Int
     ) throws -> Partition {
-        let allowed = limit.map { max(0, $0 / 5 * 4 - reserve) }
+        let placement = schedule.placement
+        let stagesPerRank = (placement.stageCount + placement.rankCount - 1) / placement.rankCount
+        let peaks = try schedule.peakUnits ?? peakUnits(schedule)
+        let allowed = limit.map { max(0, $0 / 5 * 4 - reserve) / stagesPerRank }
         let result = Result { () throws(PartitionError) -> Partition in
             try Partition(
-                layers: costs, stageCount: stageCount, liveUnits: schedule.peakUnits, memoryLimit: allowed)
+                layers: layers, stageCount: placement.stageCount,
+                liveUnits: placement.ranks.map { (peaks[$0] + stagesPerRank - 1) / stagesPerRank },
+                memoryLimit: allowed)
         }
         if case .failure(.outOfMemory(_, let need, let cut)) = result {
-            throw RunError.memory(limit: limit!, need: withSlack(need + reserve), cut: cut)
+            throw RunError.memory(limit: limit!, need: withSlack(need * stagesPerRank + reserve), cut: cut)
         }
         return try result.get()
+    }
+
+    /// What a schedule that declares no peak holds alive at once.
+    private static func peakUnits(_ schedule: Schedule) throws -> [Int] {
+        try Simulator.simulate(schedule, .uniform(stageCount: schedule.shape.stageCount)).ranks.map(\.peakUnits)
     }
 
     private static func explicit(_ counts: [Int], layerCount: Int, stageCount: Int) throws -> Partition {
         guard counts.count == stageCount else {
             throw RunError.rankCount(
                 stages: counts.count, ranks: stageCount,
-                remedy: "parallel.partition needs one number of layers per rank")
+                remedy: "parallel.partition needs one number of layers per stage")
         }
         return try Partition(layerCounts: counts, layerCount: layerCount)
     }

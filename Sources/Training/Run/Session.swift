@@ -23,8 +23,8 @@ public final class Session {
     public private(set) var bytesSent = 0
 
     public var rank: Int { communicator.rank }
-    /// Stage `s` runs on rank `s`.
-    public var ownedLayers: Range<Int> { plan.stageLayers[rank] }
+    /// Layers of this rank's stages, ascending.
+    public var ownedLayers: [Int] { plan.layers(ofRank: rank) }
     /// Records the actions of training steps while it is set.
     public var recorder: TraceRecorder? {
         get { trainer.recorder }
@@ -48,9 +48,9 @@ public final class Session {
 
     /// Collective: every rank passes the same configuration and model.
     ///
-    /// - Parameter layerSeconds: a profile to cut by; nil cuts by FLOPs.
+    /// - Parameter timings: a profile to cut by; nil cuts by FLOPs.
     public init(
-        run: RunConfiguration, model: Model, communicator: any Communicator, layerSeconds: [Double]? = nil
+        run: RunConfiguration, model: Model, communicator: any Communicator, timings: [LayerTiming]? = nil
     ) throws {
         self.run = run
         self.model = model
@@ -67,13 +67,15 @@ public final class Session {
         if communicator.size > 1 { context.betweenOperations = { try? communicator.poke() } }
         optimizer = Optimizer(run.optimizer, context: context)
         plan = try RunPlan(
-            model: model, run: run, stageCount: communicator.size, optimizerCopies: optimizer.stateNames.count,
-            layerSeconds: layerSeconds)
+            model: model, run: run, rankCount: communicator.size, optimizerCopies: optimizer.stateNames.count,
+            timings: timings)
         runtime = StageRuntime(model: model, stageLayers: plan.stageLayers, seed: run.seed, context: context)
 
         var rankOfUse: [ObjectIdentifier: Int] = [:]
         for (stage, layers) in plan.stageLayers.enumerated() {
-            for index in layers { for use in model.layers[index].uses { rankOfUse[ObjectIdentifier(use)] = stage } }
+            for use in layers.flatMap({ model.layers[$0].uses }) {
+                rankOfUse[ObjectIdentifier(use)] = plan.placement.ranks[stage]
+            }
         }
         tied = TiedGradients(parameters: model.registry.parameters) { rankOfUse[ObjectIdentifier($0)]! }
 

@@ -23,7 +23,7 @@ public final class TrainingLoop {
         public var trainingLoss: Double
         public var validationLoss: Double?
         public var checkpoint: String?
-        public var sample: String?
+        public var samples: [String] = []
     }
 
     /// - Parameter resolved: the configuration with every default, kept in the run directory.
@@ -97,7 +97,7 @@ public final class TrainingLoop {
         outcome.steps = step
         outcome.checkpoint = lastCheckpoint
         if let request = run.generate {
-            outcome.sample = try TextGenerator(session: session, data: data).generate(request)
+            outcome.samples = try TextGenerator(session: session, data: data).generate(request)
         }
         return outcome
     }
