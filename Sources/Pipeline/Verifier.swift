@@ -43,8 +43,10 @@ public enum Verifier {
 private struct ScheduleCensus {
     let schedule: Schedule
     let shape: ScheduleShape
+    let index: ScheduleIndex
     var violations: [ScheduleViolation] = []
-    /// Per unit, one bit per kind of action seen; B counts as I and W.
+    /// Per unit, and per message slot beyond the line, one bit per kind of action seen; B counts as I and W. Line
+    /// messages count at the unit that names them.
     var seen: [UInt16]
     /// Per unit, set by an unrecorded forward.
     var unrecorded: [Bool]
@@ -52,7 +54,8 @@ private struct ScheduleCensus {
     init(_ schedule: Schedule) {
         self.schedule = schedule
         shape = schedule.shape
-        seen = Array(repeating: 0, count: schedule.shape.unitCount)
+        index = ScheduleIndex(schedule.shape)
+        seen = Array(repeating: 0, count: index.slotCount)
         unrecorded = Array(repeating: false, count: schedule.shape.unitCount)
     }
 
@@ -116,53 +119,64 @@ private struct ScheduleCensus {
         if action.kind.isMessage, let reason = strayMessage(action) {
             return report(rank, position, action, reason)
         }
-        let index = shape.index(of: unit)
+        let number = index.unit(action)
+        let slot = index.slot(from: number, edge: action.edge)
         let bits = Self.bit(action.kind)
-        if seen[index] & bits != 0 { report(rank, position, action, "done before, on the same unit") }
-        seen[index] |= bits
-        if action.kind == .forward { unrecorded[index] = !action.isRecorded }
+        if seen[slot] & bits != 0 { report(rank, position, action, "done before, on the same unit") }
+        seen[slot] |= bits
+        if action.kind == .forward { unrecorded[number] = !action.isRecorded }
     }
 
     /// Why a message action has no business here; nil when it does.
     private func strayMessage(_ action: Action) -> String? {
         guard schedule.isLowered else { return "the schedule is not marked as lowered" }
-        return expectedMessages(action.unit).contains(action.kind)
-            ? nil : "no edge between ranks here: the neighbouring stage is absent or on the same rank"
+        return expectedMessages(action.unit).contains(Action(action.kind, action.unit, edge: action.edge))
+            ? nil : "no edge between ranks here: the stage at its other end is absent or on the same rank"
     }
 
-    /// Kinds of message action that a unit needs.
-    private func expectedMessages(_ unit: UnitOfWork) -> [Action.Kind] {
+    /// Message actions that a unit needs.
+    private func expectedMessages(_ unit: UnitOfWork) -> [Action] {
         guard schedule.isLowered else { return [] }
         let rank = rank(of: unit)
         let training = shape.purpose == .training
-        var kinds: [Action.Kind] = []
-        if let other = shape.upstream(of: unit), self.rank(of: other) != rank {
-            kinds.append(.receiveActivation)
-            if training { kinds += [.sendGradient, .waitGradient] }
+        var actions: [Action] = []
+        func expect(_ kind: Action.Kind, _ edge: Int) { actions.append(Action(kind, unit, edge: edge)) }
+        for edge in index.edgesIn[unit.stage] {
+            guard let other = shape.upstream(of: unit, edge: edge), self.rank(of: other) != rank else { continue }
+            expect(.receiveActivation, edge)
+            if training {
+                expect(.sendGradient, edge)
+                expect(.waitGradient, edge)
+            }
         }
-        if let other = shape.downstream(of: unit), self.rank(of: other) != rank {
-            kinds += [.sendActivation, .waitActivation]
-            if training { kinds.append(.receiveGradient) }
+        for edge in index.edgesOut[unit.stage] {
+            guard let other = shape.downstream(of: unit, edge: edge), self.rank(of: other) != rank else { continue }
+            expect(.sendActivation, edge)
+            expect(.waitActivation, edge)
+            if training { expect(.receiveGradient, edge) }
         }
-        return kinds
+        return actions
     }
 
     /// Nothing is missing, and R exactly where needed.
     mutating func checkCompleteness() {
-        for index in seen.indices {
-            let unit = shape.unit(at: index)
+        for number in 0..<index.unitCount {
+            let unit = shape.unit(at: number)
             let rank = rank(of: unit)
-            var expected: [Action.Kind] = [.forward]
-            if shape.purpose == .training { expected += [.inputGradient, .weightGradient] }
-            for kind in expected + expectedMessages(unit) where seen[index] & Self.bit(kind) == 0 {
-                report(rank, nil, Action(kind, unit), absence(kind, unit))
+            var expected = [Action(.forward, unit)]
+            if shape.purpose == .training {
+                expected += [Action(.inputGradient, unit), Action(.weightGradient, unit)]
+            }
+            for action in expected + expectedMessages(unit)
+            where seen[index.slot(from: number, edge: action.edge)] & Self.bit(action.kind) == 0 {
+                report(rank, nil, action, absence(action))
             }
             guard shape.purpose == .training else { continue }
-            let recomputed = seen[index] & Self.bit(.recompute) != 0
-            if recomputed, !unrecorded[index] {
+            let recomputed = seen[number] & Self.bit(.recompute) != 0
+            if recomputed, !unrecorded[number] {
                 let action = Action(.recompute, unit)
                 report(rank, position(of: action, rank), action, "the forward of this unit was recorded")
-            } else if !recomputed, unrecorded[index] {
+            } else if !recomputed, unrecorded[number] {
                 report(
                     rank, nil, Action(.recompute, unit),
                     "the forward of this unit was not recorded, so its backward needs a recompute")
@@ -171,13 +185,14 @@ private struct ScheduleCensus {
         }
     }
 
-    private func absence(_ kind: Action.Kind, _ unit: UnitOfWork) -> String {
-        switch kind {
+    private func absence(_ action: Action) -> String {
+        let unit = action.unit
+        return switch action.kind {
         case .forward: "the unit has no forward"
         case .inputGradient: "the unit has no input gradient (neither I nor B)"
         case .weightGradient: "the unit has no weight gradient (neither W nor B)"
-        case .sendActivation: "'F \(shape.downstream(of: unit)!)' on another rank needs it"
-        case .sendGradient: "the backward of \(shape.upstream(of: unit)!) on another rank needs it"
+        case .sendActivation: "'F \(shape.downstream(of: unit, edge: action.edge)!)' on another rank needs it"
+        case .sendGradient: "the backward of \(shape.upstream(of: unit, edge: action.edge)!) on another rank needs it"
         case .receiveActivation: "'F \(unit)' needs it"
         case .receiveGradient: "the backward of this unit needs it"
         default: "the send of this unit is never waited for"
@@ -192,11 +207,11 @@ private struct ScheduleCensus {
             checkGradientOrder(rank, actions)
             checkMemory(rank, actions)
         }
-        var walk = ScheduleWalk(schedule)
+        var walk = ScheduleWalk(schedule, index)
         walk.run { _, _, _, _ in }
         for (rank, position) in walk.positions.enumerated() where position < schedule.ranks[rank].count {
             let action = schedule.ranks[rank][position]
-            report(rank, position, action, stuck(walk.need(action, walk.unitIndex(action))!, walk))
+            report(rank, position, action, stuck(walk.need(action, index.unit(action))!, walk))
         }
     }
 
@@ -238,15 +253,17 @@ private struct ScheduleCensus {
     /// Words for what a blocked action lacks.
     private func stuck(_ need: ScheduleWalk.Need, _ walk: ScheduleWalk) -> String {
         let unit = shape.unit(at: need.unit)
+        let edge = need.edge
         let candidates: [Action] =
             switch need.fact {
             case .forward: [Action(.forward, unit), Action(.forward, unit, recorded: false)]
             case .recorded: [Action(.forward, unit), Action(.recompute, unit)]
             case .inputGradient: [Action(.inputGradient, unit), Action(.backward, unit)]
-            case .sentActivation: [Action(.sendActivation, unit)]
-            case .sentGradient: [Action(.sendGradient, unit)]
-            case .postedActivation: [Action(.receiveActivation, shape.downstream(of: unit)!)]
-            case .postedGradient: [Action(.receiveGradient, shape.upstream(of: unit)!)]
+            case .sentActivation: [Action(.sendActivation, unit, edge: edge)]
+            case .sentGradient: [Action(.sendGradient, unit, edge: edge)]
+            case .postedActivation:
+                [Action(.receiveActivation, shape.downstream(of: unit, edge: edge)!, edge: edge)]
+            case .postedGradient: [Action(.receiveGradient, shape.upstream(of: unit, edge: edge)!, edge: edge)]
             }
         let owner = rank(of: candidates[0].unit)
         guard let position = schedule.ranks[owner].firstIndex(where: candidates.contains) else {
