@@ -28,10 +28,10 @@ extension UnitOfWork: CustomStringConvertible {
 ///
 /// Text form (`description`, `init(_:)`), words separated by blanks:
 ///
-///     action  = compute unit | "F" unit "unrecorded" | message unit | global
+///     action  = compute unit | "F" unit "unrecorded" | message unit | "REDUCE_DP" "s" stage | global
 ///     compute = "F" | "I" | "W" | "B" | "R"
 ///     message = ("SEND" | "RECV" | "WAIT") "_" ("A" | "G")                 with ["e" edge] after the unit
-///     global  = "REDUCE_TIED" | "REDUCE_DP" | "STEP"
+///     global  = "REDUCE_TIED" | "STEP"
 ///     unit    = "s" stage "m" microBatch ["c" chunk] ["r" recursion]      each letter joined to its number
 ///
 /// for example `F s1 m3 c0`, `F s0 m2 c1 unrecorded`, `SEND_G s1 m3 c0 e1`, `STEP`. An absent `c`, `r` or `e` means 0.
@@ -42,6 +42,9 @@ extension UnitOfWork: CustomStringConvertible {
 /// to stage 5, `SEND_A s0 m3 e1` is taken by `RECV_A s5 m3 e1` and answered by `SEND_G s5 m3 e1`, `RECV_G s0 m3 e1`.
 /// Sends and receives only start a transfer. A receive is completed by the compute action that needs it; a send is
 /// completed, and its buffer given back, by the `WAIT` of the same letter, unit and edge.
+///
+/// `REDUCE_DP s3` starts to sum stage 3's gradients over the replicas of the pipeline; `REDUCE_TIED` completes all that
+/// its rank has started, then sums gradients of shared parameters over the ranks that share them.
 public struct Action: Hashable, Sendable, BitwiseCopyable {
     public enum Kind: UInt8, CaseIterable, Sendable, BitwiseCopyable {
         case forward
@@ -91,10 +94,15 @@ public struct Action: Hashable, Sendable, BitwiseCopyable {
         flags = UInt8(edge) << 1 | (recorded || kind != .forward ? 1 : 0)
     }
 
-    /// An action of the rank as a whole: `reduceTied`, `reduceReplicas` or `step`.
+    /// An action of the rank as a whole: `reduceTied` or `step`.
     public init(_ kind: Kind) {
-        require(kind.isGlobal, "Action: got \(kind.text) without a unit; expected REDUCE_TIED, REDUCE_DP or STEP")
+        require(kind.isGlobal, "Action: got \(kind.text) without a unit; expected REDUCE_TIED or STEP")
         self.init(kind, UnitOfWork(stage: 0, microBatch: 0))
+    }
+
+    /// `REDUCE_DP` of one stage.
+    public static func reduceReplicas(stage: Int) -> Action {
+        Action(.reduceReplicas, UnitOfWork(stage: stage, microBatch: 0))
     }
 
     public var stage: Int { Int(stageBits) }
@@ -132,18 +140,18 @@ extension Action.Kind {
     }
 
     /// Belongs to the rank, not to a unit of work.
-    public var isGlobal: Bool { self == .reduceTied || self == .reduceReplicas || self == .step }
+    public var isGlobal: Bool { self == .reduceTied || self == .step }
     /// F, I, W, B or R.
     public var isCompute: Bool { rawValue <= Self.recompute.rawValue }
     /// SEND, RECV or WAIT.
-    public var isMessage: Bool { !isCompute && !isGlobal }
+    public var isMessage: Bool { !isCompute && rawValue <= Self.waitGradient.rawValue }
 }
 
 extension Action: CustomStringConvertible {
     public var description: String {
-        kind.isGlobal
-            ? kind.text
-            : "\(kind.text) \(unit)" + (edge == 0 ? "" : " e\(edge)") + (isRecorded ? "" : " unrecorded")
+        if kind.isGlobal { return kind.text }
+        if kind == .reduceReplicas { return "\(kind.text) s\(stage)" }
+        return "\(kind.text) \(unit)" + (edge == 0 ? "" : " e\(edge)") + (isRecorded ? "" : " unrecorded")
     }
 
     /// Reads the text form; nil when it does not follow the grammar or a number is out of range.
@@ -169,7 +177,12 @@ extension Action: CustomStringConvertible {
             else { return nil }
             numbers[letter] = number
         }
-        guard let stage = numbers["s"], let microBatch = numbers["m"] else { return nil }
+        guard let stage = numbers["s"] else { return nil }
+        if kind == .reduceReplicas {
+            self = .reduceReplicas(stage: stage)
+            return
+        }
+        guard let microBatch = numbers["m"] else { return nil }
         let unit = UnitOfWork(
             stage: stage, microBatch: microBatch, chunk: numbers["c"] ?? 0, recursion: numbers["r"] ?? 0)
         self.init(kind, unit, edge: numbers["e"] ?? 0, recorded: recorded)
@@ -178,7 +191,9 @@ extension Action: CustomStringConvertible {
     /// The largest number that may follow a letter; nil for letters that have no business there.
     private static func limit(_ letter: Character, _ kind: Kind) -> Int? {
         switch letter {
-        case "s", "c", "r": Int(UInt16.max)
+        case "s": Int(UInt16.max)
+        case _ where kind == .reduceReplicas: nil
+        case "c", "r": Int(UInt16.max)
         case "m": Int(UInt32.max)
         case "e" where kind.isMessage: edgeLimit - 1
         default: nil

@@ -85,7 +85,8 @@ public final class Interpreter {
                     rank: communicator.rank, rankCount: communicator.size, position: position,
                     action: instructions[position].action, peer: transfer?.peer, tag: transfer?.tag, underlying: error)
             }
-            if !instructions[position].action.kind.isGlobal { timing.span = monotonicSeconds() - begin }
+            let kind = instructions[position].action.kind
+            if kind.isCompute || kind.isMessage { timing.span = monotonicSeconds() - begin }
         }
         return timing
     }
@@ -113,7 +114,7 @@ public final class Interpreter {
             let start = monotonicSeconds()
             switch action.kind {
             case .reduceTied: try executor.reduceTied()
-            case .reduceReplicas: try executor.reduceReplicas()
+            case .reduceReplicas: try executor.reduceReplicas(stage: action.stage)
             default: try executor.step()
             }
             let end = monotonicSeconds()

@@ -7,7 +7,7 @@ public struct LoweringOptions: Hashable, Sendable {
     public var receiveLookAhead: Int
     /// Sends of one stage, direction and edge that may be under way before the oldest is waited for.
     public var sendWindow: Int
-    /// Whether gradients are summed over replicas before the optimiser step.
+    /// Whether each stage's gradients are summed over replicas before the optimiser step.
     public var reducesReplicas: Bool
 
     public init(receiveLookAhead: Int = 4, sendWindow: Int = 4, reducesReplicas: Bool = false) {
@@ -22,7 +22,8 @@ public struct LoweringOptions: Hashable, Sendable {
 /// Between stages on different ranks each unit's output and input gradient become a `SEND` right after the action
 /// that makes them, a `RECV` before the action that needs them, and a `WAIT` that gives the send buffer back: once for
 /// the line of stages and once for every skip, which goes straight to its stage. Stages on one rank hand over in memory
-/// and get none. A training step ends with `REDUCE_TIED`, `REDUCE_DP` if asked for, and `STEP` on every rank.
+/// and get none. A training step ends with `REDUCE_TIED` and `STEP` on every rank. `REDUCE_DP`, if asked for, follows the
+/// last weight gradient of its stage, so that gradients travel between replicas while the pipeline drains.
 ///
 /// Why the result cannot deadlock, even if a send completes only when its receive is posted. Give each compute action
 /// the level "1 + highest level among what it depends on, its predecessor on the rank included"; dependencies along
@@ -49,6 +50,7 @@ public enum Lowering {
         let plan = MessagePlan(schedule, options)
         var lowered = schedule
         lowered.isLowered = true
+        lowered.reducesReplicas = options.reducesReplicas && schedule.shape.purpose == .training
         for rank in schedule.ranks.indices {
             lowered.ranks[rank] = plan.actions(of: rank)
         }
@@ -131,10 +133,12 @@ private struct MessagePlan {
         let sends = sends(of: rank)
         let waits = waits(sends, rank)
         var result: [Action] = []
-        result.reserveCapacity(compute.count + receives.count + 2 * sends.count + 3)
+        let reductions = reductions(of: rank)
+        result.reserveCapacity(compute.count + receives.count + 2 * sends.count + reductions.count + 2)
         var nextReceive = 0
         var nextWait = 0
         var nextSend = 0
+        var nextReduction = 0
         for slot in 0...compute.count {
             while nextReceive < receives.count, receives[nextReceive].slot == slot {
                 result.append(receives[nextReceive].action)
@@ -150,13 +154,27 @@ private struct MessagePlan {
                 result.append(sends[nextSend].action)
                 nextSend += 1
             }
+            if nextReduction < reductions.count, reductions[nextReduction].position == slot {
+                result.append(.reduceReplicas(stage: reductions[nextReduction].stage))
+                nextReduction += 1
+            }
         }
         if schedule.shape.purpose == .training {
             result.append(Action(.reduceTied))
-            if options.reducesReplicas { result.append(Action(.reduceReplicas)) }
             result.append(Action(.step))
         }
         return result
+    }
+
+    /// Position of the last weight gradient of each stage of a rank, ascending; none without replicas.
+    private func reductions(of rank: Int) -> [(position: Int, stage: Int)] {
+        guard options.reducesReplicas, schedule.shape.purpose == .training else { return [] }
+        return schedule.placement.stages(of: rank).map { stage in
+            let last = schedule.ranks[rank].lastIndex {
+                $0.stage == stage && ($0.kind == .weightGradient || $0.kind == .backward)
+            }
+            return (last!, stage)
+        }.sorted { $0.position < $1.position }
     }
 
     private func isRemote(_ unit: Int, _ rank: Int) -> Bool {

@@ -130,7 +130,8 @@ public struct ScheduleShape: Hashable, Sendable {
 ///     placement 0 1            rank of each stage in turn
 ///     skips 0-2 0-3            optional: edges 1, 2, ... beside the line, from stage to stage
 ///     peak 2 1                 optional: most units of work each rank may hold recorded at once
-///     lowered                  present when the lists contain SEND, RECV and WAIT
+///     lowered                  present when the lists contain SEND, RECV and WAIT;
+///                              'lowered replicas' when they also contain REDUCE_DP
 ///     rank 0: F s0 m0; F s0 m1; B s0 m0; ...
 ///     rank 1: ...
 public struct Schedule: Hashable, Sendable {
@@ -143,11 +144,13 @@ public struct Schedule: Hashable, Sendable {
     public var peakUnits: [Int]?
     /// Whether communication has been added.
     public var isLowered: Bool
+    /// Whether each stage's gradients are summed over replicas of the pipeline; only in a lowered training schedule.
+    public var reducesReplicas: Bool
 
     /// - Precondition: the placement covers the shape's stages; one list (and one bound) per rank.
     public init(
         name: String, shape: ScheduleShape, placement: Placement, ranks: [[Action]], peakUnits: [Int]? = nil,
-        isLowered: Bool = false
+        isLowered: Bool = false, reducesReplicas: Bool = false
     ) {
         require(
             placement.stageCount == shape.stageCount && ranks.count == placement.rankCount
@@ -160,6 +163,7 @@ public struct Schedule: Hashable, Sendable {
         self.ranks = ranks
         self.peakUnits = peakUnits
         self.isLowered = isLowered
+        self.reducesReplicas = reducesReplicas
     }
 }
 
@@ -197,7 +201,7 @@ extension Schedule {
             lines.append("skips " + shape.skips.map { "\($0.fromStage)-\($0.toStage)" }.joined(separator: " "))
         }
         if let peakUnits { lines.append("peak " + peakUnits.map(String.init).joined(separator: " ")) }
-        if isLowered { lines.append("lowered") }
+        if isLowered { lines.append(reducesReplicas ? "lowered replicas" : "lowered") }
         for (rank, actions) in ranks.enumerated() {
             lines.append("rank \(rank): " + actions.map(\.description).joined(separator: "; "))
         }
@@ -322,8 +326,13 @@ private struct ScheduleReader {
                 line: lastLine,
                 reason: "got lists for ranks \(lists.keys.sorted()); expected 0..<\(placement.rankCount)")
         }
+        let lowered = values["lowered"]
+        if let lowered, ![[], ["replicas"]].contains(lowered.words) {
+            throw .malformed(line: lowered.line, reason: "'lowered' may be followed by 'replicas' only")
+        }
         return Schedule(
             name: name.words[0], shape: shape, placement: placement,
-            ranks: (0..<placement.rankCount).map { lists[$0]! }, peakUnits: peak, isLowered: values["lowered"] != nil)
+            ranks: (0..<placement.rankCount).map { lists[$0]! }, peakUnits: peak, isLowered: lowered != nil,
+            reducesReplicas: lowered?.words == ["replicas"])
     }
 }

@@ -13,11 +13,13 @@ public struct StageCost: Hashable, Sendable {
     public var activationBytes: Int
     /// What an unrecorded forward keeps for its recompute (stage input and carry); bytes.
     public var inputBytes: Int
+    /// Seconds to sum the stage's gradients over replicas, once per step, beside other work.
+    public var reduceReplicas: Double
 
     /// - Parameter recompute: nil means as long as `forward`.
     public init(
         forward: Double, inputGradient: Double, weightGradient: Double, recompute: Double? = nil,
-        outputBytes: Int = 0, activationBytes: Int = 0, inputBytes: Int = 0
+        outputBytes: Int = 0, activationBytes: Int = 0, inputBytes: Int = 0, reduceReplicas: Double = 0
     ) {
         self.forward = forward
         self.inputGradient = inputGradient
@@ -26,6 +28,7 @@ public struct StageCost: Hashable, Sendable {
         self.outputBytes = outputBytes
         self.activationBytes = activationBytes
         self.inputBytes = inputBytes
+        self.reduceReplicas = reduceReplicas
     }
 }
 
@@ -42,19 +45,17 @@ public struct CostModel: Hashable, Sendable {
     public var skipBytes: [Int]?
     /// Seconds on each rank.
     public var reduceTied: Double
-    public var reduceReplicas: Double
     public var step: Double
 
     public init(
         stages: [StageCost], latency: Double = 0, bandwidth: Double = .infinity, skipBytes: [Int]? = nil,
-        reduceTied: Double = 0, reduceReplicas: Double = 0, step: Double = 0
+        reduceTied: Double = 0, step: Double = 0
     ) {
         self.stages = stages
         self.latency = latency
         self.bandwidth = bandwidth
         self.skipBytes = skipBytes
         self.reduceTied = reduceTied
-        self.reduceReplicas = reduceReplicas
         self.step = step
     }
 
@@ -74,7 +75,6 @@ public struct CostModel: Hashable, Sendable {
         case .backward: stages[action.stage].inputGradient + stages[action.stage].weightGradient
         case .recompute: stages[action.stage].recompute
         case .reduceTied: reduceTied
-        case .reduceReplicas: reduceReplicas
         case .step: step
         default: 0
         }
@@ -163,6 +163,8 @@ private struct SimulatorClock {
     var usage: [RankUsage]
     var liveUnits: [Int]
     var liveBytes: [Int]
+    /// When the reductions over replicas started so far are done; one after the other, since they share the links.
+    var reduced: [Double]
     var timeline: [[TimedAction]]
     /// Per message slot: when the message can start, as far as known (the later of sent and posted).
     var activationReady: [Double]
@@ -185,6 +187,7 @@ private struct SimulatorClock {
         usage = Array(repeating: RankUsage(busy: 0, peakUnits: 0, peakBytes: 0), count: count)
         liveUnits = Array(repeating: 0, count: count)
         liveBytes = liveUnits
+        reduced = now
         timeline = Array(repeating: [], count: count)
         activationReady = Array(repeating: 0, count: index.slotCount)
         gradientReady = activationReady
@@ -196,7 +199,7 @@ private struct SimulatorClock {
         if keepsTimeline { timeline[rank].append(TimedAction(action: action, start: start, end: end)) }
         now[rank] = end
         usage[rank].busy += end - start
-        publish(action, unit, end)
+        publish(action, unit, end, rank)
         account(action, rank)
     }
 
@@ -224,6 +227,7 @@ private struct SimulatorClock {
         case .waitGradient:
             let stage = index.stage(index.upstream(action, unit, edge: action.edge))
             time = gradientReady[index.slot(of: action, unit)] + seconds(action.edge, from: stage)
+        case .reduceTied: time = reduced[rank]
         default: break
         }
         return time
@@ -234,7 +238,7 @@ private struct SimulatorClock {
         edge == 0 ? lineSeconds[stage] : skipSeconds[edge - 1]
     }
 
-    private mutating func publish(_ action: Action, _ unit: Int, _ end: Double) {
+    private mutating func publish(_ action: Action, _ unit: Int, _ end: Double, _ rank: Int) {
         switch action.kind {
         case .forward where !isLowered:
             for edge in index.edgesOut[action.stage] { activationReady[index.slot(from: unit, edge: edge)] = end }
@@ -246,6 +250,8 @@ private struct SimulatorClock {
         case .sendGradient, .receiveGradient:
             let slot = index.slot(of: action, unit)
             gradientReady[slot] = max(gradientReady[slot], end)
+        case .reduceReplicas:
+            reduced[rank] = max(reduced[rank], end) + costs.stages[action.stage].reduceReplicas
         default: break
         }
     }

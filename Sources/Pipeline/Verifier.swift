@@ -17,7 +17,8 @@ public struct ScheduleViolation: Hashable, Sendable, CustomStringConvertible {
 /// Checked: every action lies on the rank of its stage; each unit has one F, and in training one B or one I and one W;
 /// R exactly where F was not recorded; weight gradients of a stage in micro-batch order, within it in reverse chunk
 /// order; never more live units than declared; in a lowered schedule one SEND, RECV and WAIT for each edge between
-/// ranks, none inside a rank, and the same closing reductions and STEP everywhere; finally, by running all lists
+/// ranks and none inside a rank, REDUCE_DP of each stage after its last weight gradient if there are replicas, and
+/// REDUCE_TIED and STEP at the end of every list; finally, by running all lists
 /// against each other under rendezvous semantics, that every dependency is met in order and no rank waits for ever.
 public enum Verifier {
     /// Violations listed at most; the first ones are the useful ones.
@@ -91,11 +92,13 @@ private struct ScheduleCensus {
         }
     }
 
-    /// The closing actions. Reductions are joint work of all ranks, so rank 0 decides about `REDUCE_DP`.
+    /// The closing actions.
     private var expectedGlobals: [Action.Kind] {
-        guard schedule.isLowered, shape.purpose == .training else { return [] }
-        let reducesReplicas = schedule.ranks[0].contains { $0.kind == .reduceReplicas }
-        return reducesReplicas ? [.reduceTied, .reduceReplicas, .step] : [.reduceTied, .step]
+        schedule.isLowered && shape.purpose == .training ? [.reduceTied, .step] : []
+    }
+
+    private var reducesReplicas: Bool {
+        schedule.reducesReplicas && schedule.isLowered && shape.purpose == .training
     }
 
     private static func list(_ kinds: [Action.Kind]) -> String {
@@ -118,6 +121,9 @@ private struct ScheduleCensus {
         }
         if action.kind.isMessage, let reason = strayMessage(action) {
             return report(rank, position, action, reason)
+        }
+        if action.kind == .reduceReplicas, !reducesReplicas {
+            return report(rank, position, action, "the schedule is not marked as reducing over replicas")
         }
         let number = index.unit(action)
         let slot = index.slot(from: number, edge: action.edge)
@@ -167,6 +173,7 @@ private struct ScheduleCensus {
             if shape.purpose == .training {
                 expected += [Action(.inputGradient, unit), Action(.weightGradient, unit)]
             }
+            if reducesReplicas, number % index.stride == 0 { expected.append(.reduceReplicas(stage: unit.stage)) }
             for action in expected + expectedMessages(unit)
             where seen[index.slot(from: number, edge: action.edge)] & Self.bit(action.kind) == 0 {
                 report(rank, nil, action, absence(action))
@@ -195,6 +202,7 @@ private struct ScheduleCensus {
         case .sendGradient: "the backward of \(shape.upstream(of: unit, edge: action.edge)!) on another rank needs it"
         case .receiveActivation: "'F \(unit)' needs it"
         case .receiveGradient: "the backward of this unit needs it"
+        case .reduceReplicas: "the gradients of stage \(unit.stage) are never summed over replicas"
         default: "the send of this unit is never waited for"
         }
     }
@@ -218,20 +226,32 @@ private struct ScheduleCensus {
     private mutating func checkGradientOrder(_ rank: Int, _ actions: [Action]) {
         // Next place in the accumulation order, per stage and recursion.
         var next = [Int](repeating: 0, count: shape.stageCount * shape.recursionCount)
-        for (position, action) in actions.enumerated()
-        where action.kind == .weightGradient || action.kind == .backward {
-            let slot = action.stage * shape.recursionCount + action.recursion
-            let order = action.microBatch * shape.chunkCount + shape.chunkCount - 1 - action.chunk
-            if order != next[slot] {
-                var expected = action.unit
-                expected.microBatch = next[slot] / shape.chunkCount
-                expected.chunk = shape.chunkCount - 1 - next[slot] % shape.chunkCount
-                report(
-                    rank, position, action,
-                    "weight gradients are added in micro-batch, then reverse chunk order; '\(expected)' comes first")
-                return
+        func unit(_ place: Int, _ stage: Int, _ recursion: Int) -> UnitOfWork {
+            let (microBatch, chunk) = place.quotientAndRemainder(dividingBy: shape.chunkCount)
+            return UnitOfWork(
+                stage: stage, microBatch: microBatch, chunk: shape.chunkCount - 1 - chunk, recursion: recursion)
+        }
+        for (position, action) in actions.enumerated() {
+            switch action.kind {
+            case .weightGradient, .backward:
+                let slot = action.stage * shape.recursionCount + action.recursion
+                if action.unit != unit(next[slot], action.stage, action.recursion) {
+                    return report(
+                        rank, position, action,
+                        "weight gradients are added in micro-batch, then reverse chunk order; "
+                            + "'\(unit(next[slot], action.stage, action.recursion))' comes first")
+                }
+                next[slot] += 1
+            case .reduceReplicas:
+                for recursion in 0..<shape.recursionCount {
+                    let done = next[action.stage * shape.recursionCount + recursion]
+                    guard done < shape.microBatchCount * shape.chunkCount else { continue }
+                    return report(
+                        rank, position, action,
+                        "stands before the weight gradient of '\(unit(done, action.stage, recursion))'")
+                }
+            default: break
             }
-            next[slot] += 1
         }
     }
 

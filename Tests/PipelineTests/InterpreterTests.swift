@@ -173,7 +173,7 @@ final class ChecksumExecutor: StageExecutor {
     }
 
     func reduceTied() throws { try enter("REDUCE_TIED") }
-    func reduceReplicas() throws { try enter("REDUCE_DP") }
+    func reduceReplicas(stage: Int) throws { try enter("REDUCE_DP") }
     func step() throws {
         try enter("STEP")
         outputs.removeAll()

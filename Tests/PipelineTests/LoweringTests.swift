@@ -104,14 +104,33 @@ import Testing
         }
     }
 
-    @Test func replicasAreReducedBeforeTheStep() throws {
-        let schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 1))
-        let lowered = try Lowering.lower(schedule, options: LoweringOptions(reducesReplicas: true))
-        for actions in lowered.ranks {
-            #expect(actions.suffix(3).map(\.description) == ["REDUCE_TIED", "REDUCE_DP", "STEP"])
-        }
-        let evaluation = try Lowering.lower(ScheduleCatalog.evaluation(stageCount: 2, microBatchCount: 3))
-        #expect(!evaluation.ranks.joined().contains { $0.kind.isGlobal })
+    @Test func replicasAreReducedAsSoonAsAStageIsDone() throws {
+        let text = """
+            schedule v
+            micro_batches 1
+            placement 0 1 1 0
+            rank 0: F s0 m0; F s3 m0; B s3 m0; B s0 m0
+            rank 1: F s1 m0; F s2 m0; I s2 m0; I s1 m0; W s1 m0; W s2 m0
+            """
+        let lowered = try Lowering.lower(Schedule(text: text), options: LoweringOptions(reducesReplicas: true))
+        try Verifier.verify(lowered)
+        #expect(try Schedule(text: lowered.text) == lowered)
+        #expect(
+            lowered.ranks.map { $0.filter { !$0.kind.isMessage }.map(\.description) } == [
+                [
+                    "F s0 m0 c0", "F s3 m0 c0", "B s3 m0 c0", "REDUCE_DP s3", "B s0 m0 c0", "REDUCE_DP s0",
+                    "REDUCE_TIED", "STEP",
+                ],
+                [
+                    "F s1 m0 c0", "F s2 m0 c0", "I s2 m0 c0", "I s1 m0 c0", "W s1 m0 c0", "REDUCE_DP s1", "W s2 m0 c0",
+                    "REDUCE_DP s2", "REDUCE_TIED", "STEP",
+                ],
+            ])
+        let evaluation = try Lowering.lower(
+            ScheduleCatalog.evaluation(stageCount: 2, microBatchCount: 3),
+            options: LoweringOptions(reducesReplicas: true))
+        #expect(evaluation.ranks.joined().allSatisfy { $0.kind.isCompute || $0.kind.isMessage })
+        try Verifier.verify(evaluation)
     }
 
     @Test func illegalScheduleIsNotLowered() throws {

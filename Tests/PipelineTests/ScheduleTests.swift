@@ -52,6 +52,10 @@ import Testing
             "schedule a\nmicro_batches 0\nplacement 0",
             "schedule line 2: 'micro_batches' needs whole numbers of at least 1"
         ),
+        (
+            "schedule a\nmicro_batches 1\nplacement 0\nlowered yes\nrank 0:",
+            "schedule line 4: 'lowered' may be followed by 'replicas' only"
+        ),
         ("schedule a\nmicro_batch 1", "schedule line 2: unknown word 'micro_batch'"),
         ("schedule a\nmicro_batches 1\nplacement 0\nrank 0: F s0", "schedule line 4: got ' F s0'; expected an action"),
         ("schedule a\nmicro_batches 1\nplacement 0 1\nrank 0: F s0 m0", "expected 0..<2"),

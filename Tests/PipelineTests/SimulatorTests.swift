@@ -82,6 +82,30 @@ import Testing
         }
     }
 
+    @Test func replicasAreReducedBesideOtherWork() throws {
+        let schedule = try Schedule(
+            text: """
+                schedule two
+                micro_batches 1
+                placement 0 0
+                rank 0: F s0 m0; F s1 m0; B s1 m0; B s0 m0
+                """)
+        let lowered = try Lowering.lower(schedule, options: LoweringOptions(reducesReplicas: true))
+        var costs = CostModel.uniform(stageCount: 2)
+        func makespan(_ first: Double, _ second: Double) throws -> Double {
+            costs.stages[0].reduceReplicas = first
+            costs.stages[1].reduceReplicas = second
+            return try Simulator.simulate(lowered, costs).makespan
+        }
+        #expect(try makespan(0, 0) == 4)
+        // Stage 1 is done at 3, stage 0 at 4.
+        #expect(try makespan(0, 1) == 4)
+        #expect(try makespan(2, 1) == 6)
+        // The second reduction follows the first.
+        #expect(try makespan(2, 2) == 7)
+        #expect(try Simulator.simulate(lowered, costs).ranks[0].busy == 4)
+    }
+
     @Test func unequalStagesArePacedByTheSlowest() throws {
         let schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 3, microBatchCount: 32))
         var costs = CostModel.uniform(stageCount: 3)

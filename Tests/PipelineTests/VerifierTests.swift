@@ -204,6 +204,31 @@ import Testing
         #expect(Self.words(plain).contains("'SEND_G s2 m0 c0 e1': the backward of s0 m0 c0 on another rank needs it"))
     }
 
+    @Test func replicasAreReducedOncePerStageAfterItsGradients() throws {
+        let compute = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 2))
+        let lowered = try Lowering.lower(compute, options: LoweringOptions(reducesReplicas: true))
+        try Verifier.verify(lowered)
+        let reduction = Action.reduceReplicas(stage: 1)
+        let position = lowered.ranks[1].firstIndex(of: reduction)!
+        var mutant = lowered
+        mutant.ranks[1].remove(at: position)
+        #expect(
+            Self.words(mutant)
+                == "rank 1, absent, 'REDUCE_DP s1': the gradients of stage 1 are never summed over replicas")
+        mutant.ranks[1].insert(reduction, at: 4)
+        #expect(
+            Self.words(mutant)
+                == "rank 1, position 4, 'REDUCE_DP s1': stands before the weight gradient of 's1 m0 c0'")
+        mutant.ranks[1].append(reduction)
+        #expect(Self.words(mutant).contains("expected only REDUCE_TIED, STEP at the end"))
+        mutant = lowered
+        mutant.ranks[0].insert(reduction, at: 0)
+        #expect(Self.words(mutant).contains("rank 0, position 0, 'REDUCE_DP s1': stage 1 lies on rank 1"))
+        mutant = lowered
+        mutant.reducesReplicas = false
+        #expect(Self.words(mutant).contains("'REDUCE_DP s1': the schedule is not marked as reducing over replicas"))
+    }
+
     // Mutations: what the verifier says must agree with a slow judge written another way.
 
     static let mutationSubjects: [(String, ScheduleRequest)] = [
