@@ -20,15 +20,16 @@ public protocol StageExecutor: AnyObject {
     func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer
     /// The transport no longer reads the message's bytes.
     func sent(_ message: StageMessage) throws
-    /// Collective over the ranks that share a parameter.
+    /// Starts to sum a stage's gradients over replicas, after its last weight gradient; must not wait. Only called when
+    /// lowering was told that there are replicas.
+    func reduceReplicas(stage: Int) throws
+    /// Completes what `reduceReplicas` started, then is collective over the ranks that share a parameter.
     func reduceTied() throws
-    /// Collective over replicas; only called when lowering was told that there are some.
-    func reduceReplicas() throws
     func step() throws
 }
 
 extension StageExecutor {
-    public func reduceReplicas() throws {
+    public func reduceReplicas(stage: Int) throws {
         fatalError("StageExecutor.reduceReplicas: got REDUCE_DP; expected an executor that has replicas")
     }
 }
@@ -57,7 +58,7 @@ public struct StepTiming: Hashable, Sendable, BitwiseCopyable {
     public var busy = 0.0
     /// Held by a message that had not arrived or not left.
     public var waiting = 0.0
-    /// Reductions and STEP, waits inside them included.
+    /// REDUCE_DP, REDUCE_TIED and STEP, waits inside them included.
     public var closing = 0.0
     /// From the beginning to the last compute or message action.
     public var span = 0.0

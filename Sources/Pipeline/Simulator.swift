@@ -13,11 +13,13 @@ public struct StageCost: Hashable, Sendable {
     public var activationBytes: Int
     /// What an unrecorded forward keeps for its recompute (stage input and carry); bytes.
     public var inputBytes: Int
+    /// Seconds to sum the stage's gradients over replicas, once per step, beside other work.
+    public var reduceReplicas: Double
 
     /// - Parameter recompute: nil means as long as `forward`.
     public init(
         forward: Double, inputGradient: Double, weightGradient: Double, recompute: Double? = nil,
-        outputBytes: Int = 0, activationBytes: Int = 0, inputBytes: Int = 0
+        outputBytes: Int = 0, activationBytes: Int = 0, inputBytes: Int = 0, reduceReplicas: Double = 0
     ) {
         self.forward = forward
         self.inputGradient = inputGradient
@@ -26,6 +28,7 @@ public struct StageCost: Hashable, Sendable {
         self.outputBytes = outputBytes
         self.activationBytes = activationBytes
         self.inputBytes = inputBytes
+        self.reduceReplicas = reduceReplicas
     }
 }
 
@@ -38,20 +41,21 @@ public struct CostModel: Hashable, Sendable {
     public var latency: Double
     /// Bytes per second.
     public var bandwidth: Double
+    /// Size of each skip's message; nil takes the `outputBytes` of the stage where it begins.
+    public var skipBytes: [Int]?
     /// Seconds on each rank.
     public var reduceTied: Double
-    public var reduceReplicas: Double
     public var step: Double
 
     public init(
-        stages: [StageCost], latency: Double = 0, bandwidth: Double = .infinity, reduceTied: Double = 0,
-        reduceReplicas: Double = 0, step: Double = 0
+        stages: [StageCost], latency: Double = 0, bandwidth: Double = .infinity, skipBytes: [Int]? = nil,
+        reduceTied: Double = 0, step: Double = 0
     ) {
         self.stages = stages
         self.latency = latency
         self.bandwidth = bandwidth
+        self.skipBytes = skipBytes
         self.reduceTied = reduceTied
-        self.reduceReplicas = reduceReplicas
         self.step = step
     }
 
@@ -71,7 +75,6 @@ public struct CostModel: Hashable, Sendable {
         case .backward: stages[action.stage].inputGradient + stages[action.stage].weightGradient
         case .recompute: stages[action.stage].recompute
         case .reduceTied: reduceTied
-        case .reduceReplicas: reduceReplicas
         case .step: step
         default: 0
         }
@@ -132,10 +135,13 @@ public enum Simulator {
         require(
             costs.stages.count == schedule.shape.stageCount,
             "Simulator: got costs of \(costs.stages.count) stages; expected \(schedule.shape.stageCount)")
-        var clock = SimulatorClock(schedule, costs, keepsTimeline)
-        var walk = ScheduleWalk(schedule)
-        let fixed = walk
-        walk.run { rank, _, action, index in clock.run(action, index, rank, fixed) }
+        require(
+            costs.skipBytes.map { $0.count == schedule.shape.skips.count } ?? true,
+            "Simulator: got sizes of \(costs.skipBytes?.count ?? 0) skips; expected \(schedule.shape.skips.count)")
+        let index = ScheduleIndex(schedule.shape)
+        var clock = SimulatorClock(schedule, costs, index, keepsTimeline)
+        var walk = ScheduleWalk(schedule, index)
+        walk.run { rank, _, action, unit in clock.run(action, unit, rank) }
         return Simulation(
             makespan: clock.now.max() ?? 0, ranks: clock.usage, timeline: clock.timeline)
     }
@@ -144,8 +150,11 @@ public enum Simulator {
 /// Times of everything that has happened so far.
 private struct SimulatorClock {
     let costs: CostModel
+    let index: ScheduleIndex
     let placement: [Int]
-    let stride: Int
+    /// Seconds that a message on each edge takes: on the line by the stage before it, then per skip.
+    let lineSeconds: [Double]
+    let skipSeconds: [Double]
     let isLowered: Bool
     let isEvaluation: Bool
     let keepsTimeline: Bool
@@ -154,16 +163,23 @@ private struct SimulatorClock {
     var usage: [RankUsage]
     var liveUnits: [Int]
     var liveBytes: [Int]
+    /// When the reductions over replicas started so far are done; one after the other, since they share the links.
+    var reduced: [Double]
     var timeline: [[TimedAction]]
-    /// Per producing unit: when its message can start, as far as known (the later of sent and posted).
+    /// Per message slot: when the message can start, as far as known (the later of sent and posted).
     var activationReady: [Double]
     var gradientReady: [Double]
 
-    init(_ schedule: Schedule, _ costs: CostModel, _ keepsTimeline: Bool) {
+    init(_ schedule: Schedule, _ costs: CostModel, _ index: ScheduleIndex, _ keepsTimeline: Bool) {
         self.costs = costs
+        self.index = index
         self.keepsTimeline = keepsTimeline
         placement = schedule.placement.ranks
-        stride = schedule.shape.unitsPerStage
+        func seconds(_ bytes: Int) -> Double { costs.latency + Double(bytes) / costs.bandwidth }
+        lineSeconds = costs.stages.map { seconds($0.outputBytes) }
+        skipSeconds = schedule.shape.skips.enumerated().map { number, skip in
+            seconds(costs.skipBytes?[number] ?? costs.stages[skip.fromStage].outputBytes)
+        }
         isLowered = schedule.isLowered
         isEvaluation = schedule.shape.purpose == .evaluation
         let count = schedule.ranks.count
@@ -171,55 +187,71 @@ private struct SimulatorClock {
         usage = Array(repeating: RankUsage(busy: 0, peakUnits: 0, peakBytes: 0), count: count)
         liveUnits = Array(repeating: 0, count: count)
         liveBytes = liveUnits
+        reduced = now
         timeline = Array(repeating: [], count: count)
-        activationReady = Array(repeating: 0, count: schedule.shape.unitCount)
+        activationReady = Array(repeating: 0, count: index.slotCount)
         gradientReady = activationReady
     }
 
-    mutating func run(_ action: Action, _ index: Int, _ rank: Int, _ walk: ScheduleWalk) {
-        var start = now[rank]
-        switch action.kind {
-        case .forward:
-            let source = walk.upstream(action, index)
-            if source >= 0, placement[source / stride] != rank {
-                start = max(start, arrival(activationReady[source], bytesFrom: source / stride))
-            }
-        case .inputGradient, .backward:
-            let source = walk.downstream(action, index)
-            // A gradient has the size of this stage's own output.
-            if source >= 0, placement[source / stride] != rank {
-                start = max(start, arrival(gradientReady[source], bytesFrom: action.stage))
-            }
-        case .waitActivation:
-            start = max(start, arrival(activationReady[index], bytesFrom: action.stage))
-        case .waitGradient:
-            start = max(start, arrival(gradientReady[index], bytesFrom: walk.upstream(action, index) / stride))
-        default: break
-        }
+    mutating func run(_ action: Action, _ unit: Int, _ rank: Int) {
+        let start = max(now[rank], ready(action, unit, rank))
         let end = start + costs.seconds(action)
         if keepsTimeline { timeline[rank].append(TimedAction(action: action, start: start, end: end)) }
         now[rank] = end
         usage[rank].busy += end - start
-        publish(action, index, end, walk)
+        publish(action, unit, end, rank)
         account(action, rank)
     }
 
-    private func arrival(_ ready: Double, bytesFrom stage: Int) -> Double {
-        ready + costs.latency + Double(costs.stages[stage].outputBytes) / costs.bandwidth
+    /// When the messages that an action needs have arrived.
+    private func ready(_ action: Action, _ unit: Int, _ rank: Int) -> Double {
+        var time = 0.0
+        switch action.kind {
+        case .forward:
+            for edge in index.edgesIn[action.stage] {
+                let source = index.upstream(action, unit, edge: edge)
+                guard source >= 0, placement[index.stage(source)] != rank else { continue }
+                let sent = activationReady[index.slot(from: source, edge: edge)]
+                time = max(time, sent + seconds(edge, from: index.stage(source)))
+            }
+        case .inputGradient, .backward:
+            for edge in index.edgesOut[action.stage] {
+                let source = index.downstream(action, unit, edge: edge)
+                guard source >= 0, placement[index.stage(source)] != rank else { continue }
+                // A gradient has the size of this stage's own output.
+                let sent = gradientReady[index.slot(from: source, edge: edge)]
+                time = max(time, sent + seconds(edge, from: action.stage))
+            }
+        case .waitActivation:
+            time = activationReady[index.slot(of: action, unit)] + seconds(action.edge, from: action.stage)
+        case .waitGradient:
+            let stage = index.stage(index.upstream(action, unit, edge: action.edge))
+            time = gradientReady[index.slot(of: action, unit)] + seconds(action.edge, from: stage)
+        case .reduceTied: time = reduced[rank]
+        default: break
+        }
+        return time
     }
 
-    private mutating func publish(_ action: Action, _ index: Int, _ end: Double, _ walk: ScheduleWalk) {
+    /// Time in transit on an edge, named by the stage whose output it carries.
+    private func seconds(_ edge: Int, from stage: Int) -> Double {
+        edge == 0 ? lineSeconds[stage] : skipSeconds[edge - 1]
+    }
+
+    private mutating func publish(_ action: Action, _ unit: Int, _ end: Double, _ rank: Int) {
         switch action.kind {
-        case .forward where !isLowered: activationReady[index] = end
-        case .inputGradient where !isLowered, .backward where !isLowered: gradientReady[index] = end
-        case .sendActivation: activationReady[index] = max(activationReady[index], end)
-        case .sendGradient: gradientReady[index] = max(gradientReady[index], end)
-        case .receiveActivation:
-            let source = walk.upstream(action, index)
-            activationReady[source] = max(activationReady[source], end)
-        case .receiveGradient:
-            let source = walk.downstream(action, index)
-            gradientReady[source] = max(gradientReady[source], end)
+        case .forward where !isLowered:
+            for edge in index.edgesOut[action.stage] { activationReady[index.slot(from: unit, edge: edge)] = end }
+        case .inputGradient where !isLowered, .backward where !isLowered:
+            for edge in index.edgesIn[action.stage] { gradientReady[index.slot(from: unit, edge: edge)] = end }
+        case .sendActivation, .receiveActivation:
+            let slot = index.slot(of: action, unit)
+            activationReady[slot] = max(activationReady[slot], end)
+        case .sendGradient, .receiveGradient:
+            let slot = index.slot(of: action, unit)
+            gradientReady[slot] = max(gradientReady[slot], end)
+        case .reduceReplicas:
+            reduced[rank] = max(reduced[rank], end) + costs.stages[action.stage].reduceReplicas
         default: break
         }
     }

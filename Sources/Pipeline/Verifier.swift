@@ -17,7 +17,8 @@ public struct ScheduleViolation: Hashable, Sendable, CustomStringConvertible {
 /// Checked: every action lies on the rank of its stage; each unit has one F, and in training one B or one I and one W;
 /// R exactly where F was not recorded; weight gradients of a stage in micro-batch order, within it in reverse chunk
 /// order; never more live units than declared; in a lowered schedule one SEND, RECV and WAIT for each edge between
-/// ranks, none inside a rank, and the same closing reductions and STEP everywhere; finally, by running all lists
+/// ranks and none inside a rank, REDUCE_DP of each stage after its last weight gradient if there are replicas, and
+/// REDUCE_TIED and STEP at the end of every list; finally, by running all lists
 /// against each other under rendezvous semantics, that every dependency is met in order and no rank waits for ever.
 public enum Verifier {
     /// Violations listed at most; the first ones are the useful ones.
@@ -43,8 +44,10 @@ public enum Verifier {
 private struct ScheduleCensus {
     let schedule: Schedule
     let shape: ScheduleShape
+    let index: ScheduleIndex
     var violations: [ScheduleViolation] = []
-    /// Per unit, one bit per kind of action seen; B counts as I and W.
+    /// Per unit, and per message slot beyond the line, one bit per kind of action seen; B counts as I and W. Line
+    /// messages count at the unit that names them.
     var seen: [UInt16]
     /// Per unit, set by an unrecorded forward.
     var unrecorded: [Bool]
@@ -52,7 +55,8 @@ private struct ScheduleCensus {
     init(_ schedule: Schedule) {
         self.schedule = schedule
         shape = schedule.shape
-        seen = Array(repeating: 0, count: schedule.shape.unitCount)
+        index = ScheduleIndex(schedule.shape)
+        seen = Array(repeating: 0, count: index.slotCount)
         unrecorded = Array(repeating: false, count: schedule.shape.unitCount)
     }
 
@@ -88,11 +92,13 @@ private struct ScheduleCensus {
         }
     }
 
-    /// The closing actions. Reductions are joint work of all ranks, so rank 0 decides about `REDUCE_DP`.
+    /// The closing actions.
     private var expectedGlobals: [Action.Kind] {
-        guard schedule.isLowered, shape.purpose == .training else { return [] }
-        let reducesReplicas = schedule.ranks[0].contains { $0.kind == .reduceReplicas }
-        return reducesReplicas ? [.reduceTied, .reduceReplicas, .step] : [.reduceTied, .step]
+        schedule.isLowered && shape.purpose == .training ? [.reduceTied, .step] : []
+    }
+
+    private var reducesReplicas: Bool {
+        schedule.reducesReplicas && schedule.isLowered && shape.purpose == .training
     }
 
     private static func list(_ kinds: [Action.Kind]) -> String {
@@ -116,53 +122,68 @@ private struct ScheduleCensus {
         if action.kind.isMessage, let reason = strayMessage(action) {
             return report(rank, position, action, reason)
         }
-        let index = shape.index(of: unit)
+        if action.kind == .reduceReplicas, !reducesReplicas {
+            return report(rank, position, action, "the schedule is not marked as reducing over replicas")
+        }
+        let number = index.unit(action)
+        let slot = index.slot(from: number, edge: action.edge)
         let bits = Self.bit(action.kind)
-        if seen[index] & bits != 0 { report(rank, position, action, "done before, on the same unit") }
-        seen[index] |= bits
-        if action.kind == .forward { unrecorded[index] = !action.isRecorded }
+        if seen[slot] & bits != 0 { report(rank, position, action, "done before, on the same unit") }
+        seen[slot] |= bits
+        if action.kind == .forward { unrecorded[number] = !action.isRecorded }
     }
 
     /// Why a message action has no business here; nil when it does.
     private func strayMessage(_ action: Action) -> String? {
         guard schedule.isLowered else { return "the schedule is not marked as lowered" }
-        return expectedMessages(action.unit).contains(action.kind)
-            ? nil : "no edge between ranks here: the neighbouring stage is absent or on the same rank"
+        return expectedMessages(action.unit).contains(Action(action.kind, action.unit, edge: action.edge))
+            ? nil : "no edge between ranks here: the stage at its other end is absent or on the same rank"
     }
 
-    /// Kinds of message action that a unit needs.
-    private func expectedMessages(_ unit: UnitOfWork) -> [Action.Kind] {
+    /// Message actions that a unit needs.
+    private func expectedMessages(_ unit: UnitOfWork) -> [Action] {
         guard schedule.isLowered else { return [] }
         let rank = rank(of: unit)
         let training = shape.purpose == .training
-        var kinds: [Action.Kind] = []
-        if let other = shape.upstream(of: unit), self.rank(of: other) != rank {
-            kinds.append(.receiveActivation)
-            if training { kinds += [.sendGradient, .waitGradient] }
+        var actions: [Action] = []
+        func expect(_ kind: Action.Kind, _ edge: Int) { actions.append(Action(kind, unit, edge: edge)) }
+        for edge in index.edgesIn[unit.stage] {
+            guard let other = shape.upstream(of: unit, edge: edge), self.rank(of: other) != rank else { continue }
+            expect(.receiveActivation, edge)
+            if training {
+                expect(.sendGradient, edge)
+                expect(.waitGradient, edge)
+            }
         }
-        if let other = shape.downstream(of: unit), self.rank(of: other) != rank {
-            kinds += [.sendActivation, .waitActivation]
-            if training { kinds.append(.receiveGradient) }
+        for edge in index.edgesOut[unit.stage] {
+            guard let other = shape.downstream(of: unit, edge: edge), self.rank(of: other) != rank else { continue }
+            expect(.sendActivation, edge)
+            expect(.waitActivation, edge)
+            if training { expect(.receiveGradient, edge) }
         }
-        return kinds
+        return actions
     }
 
     /// Nothing is missing, and R exactly where needed.
     mutating func checkCompleteness() {
-        for index in seen.indices {
-            let unit = shape.unit(at: index)
+        for number in 0..<index.unitCount {
+            let unit = shape.unit(at: number)
             let rank = rank(of: unit)
-            var expected: [Action.Kind] = [.forward]
-            if shape.purpose == .training { expected += [.inputGradient, .weightGradient] }
-            for kind in expected + expectedMessages(unit) where seen[index] & Self.bit(kind) == 0 {
-                report(rank, nil, Action(kind, unit), absence(kind, unit))
+            var expected = [Action(.forward, unit)]
+            if shape.purpose == .training {
+                expected += [Action(.inputGradient, unit), Action(.weightGradient, unit)]
+            }
+            if reducesReplicas, number % index.stride == 0 { expected.append(.reduceReplicas(stage: unit.stage)) }
+            for action in expected + expectedMessages(unit)
+            where seen[index.slot(from: number, edge: action.edge)] & Self.bit(action.kind) == 0 {
+                report(rank, nil, action, absence(action))
             }
             guard shape.purpose == .training else { continue }
-            let recomputed = seen[index] & Self.bit(.recompute) != 0
-            if recomputed, !unrecorded[index] {
+            let recomputed = seen[number] & Self.bit(.recompute) != 0
+            if recomputed, !unrecorded[number] {
                 let action = Action(.recompute, unit)
                 report(rank, position(of: action, rank), action, "the forward of this unit was recorded")
-            } else if !recomputed, unrecorded[index] {
+            } else if !recomputed, unrecorded[number] {
                 report(
                     rank, nil, Action(.recompute, unit),
                     "the forward of this unit was not recorded, so its backward needs a recompute")
@@ -171,15 +192,17 @@ private struct ScheduleCensus {
         }
     }
 
-    private func absence(_ kind: Action.Kind, _ unit: UnitOfWork) -> String {
-        switch kind {
+    private func absence(_ action: Action) -> String {
+        let unit = action.unit
+        return switch action.kind {
         case .forward: "the unit has no forward"
         case .inputGradient: "the unit has no input gradient (neither I nor B)"
         case .weightGradient: "the unit has no weight gradient (neither W nor B)"
-        case .sendActivation: "'F \(shape.downstream(of: unit)!)' on another rank needs it"
-        case .sendGradient: "the backward of \(shape.upstream(of: unit)!) on another rank needs it"
+        case .sendActivation: "'F \(shape.downstream(of: unit, edge: action.edge)!)' on another rank needs it"
+        case .sendGradient: "the backward of \(shape.upstream(of: unit, edge: action.edge)!) on another rank needs it"
         case .receiveActivation: "'F \(unit)' needs it"
         case .receiveGradient: "the backward of this unit needs it"
+        case .reduceReplicas: "the gradients of stage \(unit.stage) are never summed over replicas"
         default: "the send of this unit is never waited for"
         }
     }
@@ -192,31 +215,43 @@ private struct ScheduleCensus {
             checkGradientOrder(rank, actions)
             checkMemory(rank, actions)
         }
-        var walk = ScheduleWalk(schedule)
+        var walk = ScheduleWalk(schedule, index)
         walk.run { _, _, _, _ in }
         for (rank, position) in walk.positions.enumerated() where position < schedule.ranks[rank].count {
             let action = schedule.ranks[rank][position]
-            report(rank, position, action, stuck(walk.need(action, walk.unitIndex(action))!, walk))
+            report(rank, position, action, stuck(walk.need(action, index.unit(action))!, walk))
         }
     }
 
     private mutating func checkGradientOrder(_ rank: Int, _ actions: [Action]) {
         // Next place in the accumulation order, per stage and recursion.
         var next = [Int](repeating: 0, count: shape.stageCount * shape.recursionCount)
-        for (position, action) in actions.enumerated()
-        where action.kind == .weightGradient || action.kind == .backward {
-            let slot = action.stage * shape.recursionCount + action.recursion
-            let order = action.microBatch * shape.chunkCount + shape.chunkCount - 1 - action.chunk
-            if order != next[slot] {
-                var expected = action.unit
-                expected.microBatch = next[slot] / shape.chunkCount
-                expected.chunk = shape.chunkCount - 1 - next[slot] % shape.chunkCount
-                report(
-                    rank, position, action,
-                    "weight gradients are added in micro-batch, then reverse chunk order; '\(expected)' comes first")
-                return
+        func unit(_ place: Int, _ stage: Int, _ recursion: Int) -> UnitOfWork {
+            let (microBatch, chunk) = place.quotientAndRemainder(dividingBy: shape.chunkCount)
+            return UnitOfWork(
+                stage: stage, microBatch: microBatch, chunk: shape.chunkCount - 1 - chunk, recursion: recursion)
+        }
+        for (position, action) in actions.enumerated() {
+            switch action.kind {
+            case .weightGradient, .backward:
+                let slot = action.stage * shape.recursionCount + action.recursion
+                if action.unit != unit(next[slot], action.stage, action.recursion) {
+                    return report(
+                        rank, position, action,
+                        "weight gradients are added in micro-batch, then reverse chunk order; "
+                            + "'\(unit(next[slot], action.stage, action.recursion))' comes first")
+                }
+                next[slot] += 1
+            case .reduceReplicas:
+                for recursion in 0..<shape.recursionCount {
+                    let done = next[action.stage * shape.recursionCount + recursion]
+                    guard done < shape.microBatchCount * shape.chunkCount else { continue }
+                    return report(
+                        rank, position, action,
+                        "stands before the weight gradient of '\(unit(done, action.stage, recursion))'")
+                }
+            default: break
             }
-            next[slot] += 1
         }
     }
 
@@ -238,15 +273,17 @@ private struct ScheduleCensus {
     /// Words for what a blocked action lacks.
     private func stuck(_ need: ScheduleWalk.Need, _ walk: ScheduleWalk) -> String {
         let unit = shape.unit(at: need.unit)
+        let edge = need.edge
         let candidates: [Action] =
             switch need.fact {
             case .forward: [Action(.forward, unit), Action(.forward, unit, recorded: false)]
             case .recorded: [Action(.forward, unit), Action(.recompute, unit)]
             case .inputGradient: [Action(.inputGradient, unit), Action(.backward, unit)]
-            case .sentActivation: [Action(.sendActivation, unit)]
-            case .sentGradient: [Action(.sendGradient, unit)]
-            case .postedActivation: [Action(.receiveActivation, shape.downstream(of: unit)!)]
-            case .postedGradient: [Action(.receiveGradient, shape.upstream(of: unit)!)]
+            case .sentActivation: [Action(.sendActivation, unit, edge: edge)]
+            case .sentGradient: [Action(.sendGradient, unit, edge: edge)]
+            case .postedActivation:
+                [Action(.receiveActivation, shape.downstream(of: unit, edge: edge)!, edge: edge)]
+            case .postedGradient: [Action(.receiveGradient, shape.upstream(of: unit, edge: edge)!, edge: edge)]
             }
         let owner = rank(of: candidates[0].unit)
         guard let position = schedule.ranks[owner].firstIndex(where: candidates.contains) else {

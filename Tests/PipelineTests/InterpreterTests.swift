@@ -24,11 +24,17 @@ final class ChecksumExecutor: StageExecutor {
     var calls: [String] = []
     private(set) var peakUnits = 0
 
-    private var inputs: [UnitOfWork: UInt64] = [:]
+    /// The end of an edge at a unit.
+    private struct EdgeEnd: Hashable {
+        var unit: UnitOfWork
+        var edge: Int
+    }
+
+    private var inputs: [EdgeEnd: UInt64] = [:]
     private var outputs: [UnitOfWork: UInt64] = [:]
     private var kept: [UnitOfWork: UInt64] = [:]
     private var recorded: [UnitOfWork: UInt64] = [:]
-    private var outputGradients: [UnitOfWork: UInt64] = [:]
+    private var outputGradients: [EdgeEnd: UInt64] = [:]
     private var inputGradients: [UnitOfWork: UInt64] = [:]
     private var buffers: [StageMessage: UnsafeMutableRawBufferPointer] = [:]
 
@@ -60,10 +66,12 @@ final class ChecksumExecutor: StageExecutor {
 
     private func isLocal(_ unit: UnitOfWork) -> Bool { placement.ranks[unit.stage] == rank }
 
-    private func take(_ table: inout [UnitOfWork: UInt64], _ unit: UnitOfWork, _ what: String) -> UInt64 {
-        guard let value = table.removeValue(forKey: unit) else { fatalError("rank \(rank): no \(what) of \(unit)") }
+    private func take<Key>(_ table: inout [Key: UInt64], _ key: Key, _ what: String) -> UInt64 {
+        guard let value = table.removeValue(forKey: key) else { fatalError("rank \(rank): no \(what) of \(key)") }
         return value
     }
+
+    private var edges: ClosedRange<Int> { 0...shape.skips.count }
 
     private func neighbour(_ unit: UnitOfWork, chunk: Int) -> UnitOfWork {
         var other = unit
@@ -71,9 +79,22 @@ final class ChecksumExecutor: StageExecutor {
         return other
     }
 
+    /// What came along the edges that end at a unit; from the data where none does.
     private func input(of unit: UnitOfWork) -> UInt64 {
-        shape.upstream(of: unit) == nil
-            ? Self.mix(UInt64(unit.microBatch), UInt64(unit.chunk)) : take(&inputs, unit, "input")
+        var input = Self.mix(UInt64(unit.microBatch), UInt64(unit.chunk))
+        for edge in edges where shape.upstream(of: unit, edge: edge) != nil {
+            input = Self.mix(input, take(&inputs, EdgeEnd(unit: unit, edge: edge), "input"))
+        }
+        return input
+    }
+
+    /// Hands a result to the stages of this rank that an edge leads to.
+    private func handOver(
+        _ value: UInt64, _ other: (Int) -> UnitOfWork?, _ table: inout [EdgeEnd: UInt64]
+    ) {
+        for edge in edges {
+            if let unit = other(edge), isLocal(unit) { table[EdgeEnd(unit: unit, edge: edge)] = value }
+        }
     }
 
     private func apply(_ unit: UnitOfWork, _ input: UInt64) -> UInt64 {
@@ -92,7 +113,7 @@ final class ChecksumExecutor: StageExecutor {
         } else if shape.purpose == .training {
             kept[unit] = input
         }
-        if let next = shape.downstream(of: unit), isLocal(next) { inputs[next] = output }
+        handOver(output, { shape.downstream(of: unit, edge: $0) }, &inputs)
     }
 
     func recompute(_ unit: UnitOfWork) throws {
@@ -104,12 +125,15 @@ final class ChecksumExecutor: StageExecutor {
 
     func inputGradient(_ unit: UnitOfWork) throws {
         try enter("I", unit)
-        let outputGradient =
-            shape.downstream(of: unit) == nil ? outputs[unit]! : take(&outputGradients, unit, "output gradient")
+        var outputGradient = outputs[unit]!
+        for edge in edges where shape.downstream(of: unit, edge: edge) != nil {
+            outputGradient = Self.mix(
+                outputGradient, take(&outputGradients, EdgeEnd(unit: unit, edge: edge), "output gradient"))
+        }
         let carry = unit.chunk == shape.chunkCount - 1 ? 0 : inputGradients[neighbour(unit, chunk: unit.chunk + 1)]!
         guard let record = recorded[unit] else { fatalError("rank \(rank): no record of \(unit)") }
         inputGradients[unit] = Self.mix(outputGradient, carry, record)
-        if let next = shape.upstream(of: unit), isLocal(next) { outputGradients[next] = inputGradients[unit]! }
+        handOver(inputGradients[unit]!, { shape.upstream(of: unit, edge: $0) }, &outputGradients)
     }
 
     func weightGradient(_ unit: UnitOfWork) throws {
@@ -129,11 +153,8 @@ final class ChecksumExecutor: StageExecutor {
         let buffer = buffers.removeValue(forKey: message)!
         let numbers = buffer.bindMemory(to: UInt64.self)
         precondition(numbers.allSatisfy { $0 == numbers[0] }, "rank \(rank): damaged payload")
-        if message.kind == .activation {
-            inputs[message.consumer] = numbers[0]
-        } else {
-            outputGradients[message.consumer] = numbers[0]
-        }
+        let end = EdgeEnd(unit: message.consumer, edge: message.edge)
+        if message.kind == .activation { inputs[end] = numbers[0] } else { outputGradients[end] = numbers[0] }
         buffer.deallocate()
     }
 
@@ -152,7 +173,7 @@ final class ChecksumExecutor: StageExecutor {
     }
 
     func reduceTied() throws { try enter("REDUCE_TIED") }
-    func reduceReplicas() throws { try enter("REDUCE_DP") }
+    func reduceReplicas(stage: Int) throws { try enter("REDUCE_DP") }
     func step() throws {
         try enter("STEP")
         outputs.removeAll()
@@ -231,6 +252,36 @@ final class ChecksumExecutor: StageExecutor {
             """
         let schedule = try Schedule(text: text)
         #expect(try Self.gradients(Lowering.lower(schedule)) == Self.reference(schedule.shape))
+    }
+
+    @Test(arguments: [[0, 1, 2, 3], [0, 1, 1, 0], [0, 0, 1, 2]]) func skipsCarryTheirOwnValues(placement: [Int]) throws
+    {
+        // Two skips join the same stages, one ends where the line does too.
+        let skips = [(0, 3), (1, 3), (0, 3), (2, 3)].map { SkipEdge(fromStage: $0, toStage: $1) }
+        let units = ScheduleShape(stageCount: 4, microBatchCount: 3, chunkCount: 2, skips: skips)
+        let reference = try Self.reference(units)
+        var withoutSkips = units
+        withoutSkips.skips = []
+        #expect(try reference != Self.reference(withoutSkips))
+        // Fill-drain on any placement: stage by stage, then back.
+        let microBatches = 0..<3
+        let ranks = (0...placement.max()!).map { rank in
+            let stages = placement.indices.filter { placement[$0] == rank }
+            func actions(_ kind: Action.Kind, _ stages: [Int], _ chunks: [Int]) -> [Action] {
+                stages.flatMap { stage in
+                    microBatches.flatMap { m in
+                        chunks.map { Action(kind, UnitOfWork(stage: stage, microBatch: m, chunk: $0)) }
+                    }
+                }
+            }
+            return actions(.forward, stages, [0, 1]) + actions(.backward, stages.reversed(), [1, 0])
+        }
+        let schedule = Schedule(name: "skips", shape: units, placement: Placement(ranks: placement), ranks: ranks)
+        for options in [LoweringOptions(), LoweringOptions(receiveLookAhead: 0, sendWindow: 1)] {
+            let lowered = try Lowering.lower(schedule, options: options)
+            #expect(try Self.gradients(lowered) == reference)
+            #expect(try Self.gradients(lowered, eagerLimit: 1 << 20, delays: true) == reference)
+        }
     }
 
     @Test func evaluationRunsForwardsOnly() throws {

@@ -69,14 +69,68 @@ import Testing
         try Verifier.verify(lowered)
     }
 
-    @Test func replicasAreReducedBeforeTheStep() throws {
-        let schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 1))
-        let lowered = try Lowering.lower(schedule, options: LoweringOptions(reducesReplicas: true))
-        for actions in lowered.ranks {
-            #expect(actions.suffix(3).map(\.description) == ["REDUCE_TIED", "REDUCE_DP", "STEP"])
+    @Test func skipsAreSentDirect() throws {
+        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 3, microBatchCount: 1))
+        schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 2)]
+        let lowered = try Lowering.lower(schedule, options: LoweringOptions(receiveLookAhead: 0))
+        #expect(
+            lowered.ranks[0].map(\.description) == [
+                "F s0 m0 c0", "SEND_A s0 m0 c0", "SEND_A s0 m0 c0 e1", "RECV_G s0 m0 c0", "RECV_G s0 m0 c0 e1",
+                "B s0 m0 c0", "WAIT_A s0 m0 c0", "WAIT_A s0 m0 c0 e1", "REDUCE_TIED", "STEP",
+            ])
+        #expect(!lowered.ranks[1].contains { $0.edge > 0 })
+        #expect(
+            lowered.ranks[2].map(\.description) == [
+                "RECV_A s2 m0 c0", "RECV_A s2 m0 c0 e1", "F s2 m0 c0", "B s2 m0 c0", "SEND_G s2 m0 c0",
+                "SEND_G s2 m0 c0 e1", "WAIT_G s2 m0 c0", "WAIT_G s2 m0 c0 e1", "REDUCE_TIED", "STEP",
+            ])
+    }
+
+    @Test func skipsNeverDeadlock() throws {
+        for (p, m, k) in [(3, 1, 1), (4, 6, 1), (5, 3, 2), (6, 9, 1)] {
+            for name in ScheduleCatalog.names {
+                var schedule = try ScheduleCatalog.training(
+                    name, ScheduleRequest(stageCount: p, microBatchCount: m, chunkCount: k))
+                // U-net shape: every stage of the first half feeds its mirror image.
+                schedule.shape.skips = (0..<p / 2).map { SkipEdge(fromStage: $0, toStage: p - 1 - $0) }
+                for window in 1...3 {
+                    for lookAhead in 0...3 {
+                        let options = LoweringOptions(receiveLookAhead: lookAhead, sendWindow: window)
+                        let lowered = try Lowering.lower(schedule, options: options)
+                        #expect(Verifier.violations(in: lowered) == [], "\(name) p\(p) m\(m) k\(k) \(options)")
+                    }
+                }
+            }
         }
-        let evaluation = try Lowering.lower(ScheduleCatalog.evaluation(stageCount: 2, microBatchCount: 3))
-        #expect(!evaluation.ranks.joined().contains { $0.kind.isGlobal })
+    }
+
+    @Test func replicasAreReducedAsSoonAsAStageIsDone() throws {
+        let text = """
+            schedule v
+            micro_batches 1
+            placement 0 1 1 0
+            rank 0: F s0 m0; F s3 m0; B s3 m0; B s0 m0
+            rank 1: F s1 m0; F s2 m0; I s2 m0; I s1 m0; W s1 m0; W s2 m0
+            """
+        let lowered = try Lowering.lower(Schedule(text: text), options: LoweringOptions(reducesReplicas: true))
+        try Verifier.verify(lowered)
+        #expect(try Schedule(text: lowered.text) == lowered)
+        #expect(
+            lowered.ranks.map { $0.filter { !$0.kind.isMessage }.map(\.description) } == [
+                [
+                    "F s0 m0 c0", "F s3 m0 c0", "B s3 m0 c0", "REDUCE_DP s3", "B s0 m0 c0", "REDUCE_DP s0",
+                    "REDUCE_TIED", "STEP",
+                ],
+                [
+                    "F s1 m0 c0", "F s2 m0 c0", "I s2 m0 c0", "I s1 m0 c0", "W s1 m0 c0", "REDUCE_DP s1", "W s2 m0 c0",
+                    "REDUCE_DP s2", "REDUCE_TIED", "STEP",
+                ],
+            ])
+        let evaluation = try Lowering.lower(
+            ScheduleCatalog.evaluation(stageCount: 2, microBatchCount: 3),
+            options: LoweringOptions(reducesReplicas: true))
+        #expect(evaluation.ranks.joined().allSatisfy { $0.kind.isCompute || $0.kind.isMessage })
+        try Verifier.verify(evaluation)
     }
 
     @Test func illegalScheduleIsNotLowered() throws {
@@ -86,19 +140,27 @@ import Testing
     }
 
     @Test func tagsAreInjective() throws {
-        let shape = ScheduleShape(stageCount: 3, microBatchCount: 4, chunkCount: 2, recursionCount: 2)
-        let tags = try MessageTags(shape, largestTag: 1000)
-        var seen: [Int: StageMessage] = [:]
-        for index in 0..<shape.unitCount {
-            for kind in Action.Kind.allCases where kind.isMessage {
-                guard let message = StageMessage(Action(kind, shape.unit(at: index)), shape) else { continue }
-                let tag = tags.tag(of: message)
-                #expect((0...1000).contains(tag))
-                #expect(seen[tag] == nil || seen[tag] == message)
-                seen[tag] = message
+        var shape = ScheduleShape(stageCount: 3, microBatchCount: 4, chunkCount: 2, recursionCount: 2)
+        for skips in [[], [SkipEdge(fromStage: 0, toStage: 2), SkipEdge(fromStage: 0, toStage: 2)]] {
+            shape.skips = skips
+            let limit = 2 * (shape.unitCount + skips.count * shape.unitsPerStage)
+            let tags = try MessageTags(shape, largestTag: limit - 1)
+            var seen: [Int: StageMessage] = [:]
+            for index in 0..<shape.unitCount {
+                for kind in Action.Kind.allCases where kind.isMessage {
+                    for edge in 0...skips.count {
+                        let action = Action(kind, shape.unit(at: index), edge: edge)
+                        guard let message = StageMessage(action, shape) else { continue }
+                        let tag = tags.tag(of: message)
+                        #expect((0..<limit).contains(tag))
+                        #expect(seen[tag] == nil || seen[tag] == message)
+                        seen[tag] = message
+                    }
+                }
             }
+            #expect(seen.count == 2 * (shape.unitCount - 8 + skips.count * shape.unitsPerStage))
         }
-        #expect(seen.count == 2 * (shape.unitCount - 8))
+        shape.skips = []
         #expect(throws: ScheduleError.tooManyMessages(count: 96, limit: 95)) { try MessageTags(shape, largestTag: 94) }
         _ = try MessageTags(shape, largestTag: 95)
     }

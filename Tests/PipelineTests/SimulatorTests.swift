@@ -66,6 +66,46 @@ import Testing
         #expect(Self.isClose(try Simulator.simulate(Lowering.lower(schedule), costs).makespan, 8.5))
     }
 
+    @Test func skipsTakeTheirOwnTime() throws {
+        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 3, microBatchCount: 1))
+        schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 2)]
+        var costs = CostModel.uniform(stageCount: 3)
+        costs.bandwidth = 8
+        costs.stages[0].outputBytes = 4
+        // The line waits half a second after stage 0, both ways; the skip takes as long and is hidden by stage 1.
+        for subject in [schedule, try Lowering.lower(schedule)] {
+            costs.skipBytes = nil
+            #expect(Self.isClose(try Simulator.simulate(subject, costs).makespan, 6 + 2 * 0.5))
+            // The skip takes 4 s: F0 1, skip 4, F2 B2 2, skip 4, B0 1.
+            costs.skipBytes = [32]
+            #expect(Self.isClose(try Simulator.simulate(subject, costs).makespan, 12))
+        }
+    }
+
+    @Test func replicasAreReducedBesideOtherWork() throws {
+        let schedule = try Schedule(
+            text: """
+                schedule two
+                micro_batches 1
+                placement 0 0
+                rank 0: F s0 m0; F s1 m0; B s1 m0; B s0 m0
+                """)
+        let lowered = try Lowering.lower(schedule, options: LoweringOptions(reducesReplicas: true))
+        var costs = CostModel.uniform(stageCount: 2)
+        func makespan(_ first: Double, _ second: Double) throws -> Double {
+            costs.stages[0].reduceReplicas = first
+            costs.stages[1].reduceReplicas = second
+            return try Simulator.simulate(lowered, costs).makespan
+        }
+        #expect(try makespan(0, 0) == 4)
+        // Stage 1 is done at 3, stage 0 at 4.
+        #expect(try makespan(0, 1) == 4)
+        #expect(try makespan(2, 1) == 6)
+        // The second reduction follows the first.
+        #expect(try makespan(2, 2) == 7)
+        #expect(try Simulator.simulate(lowered, costs).ranks[0].busy == 4)
+    }
+
     @Test func unequalStagesArePacedByTheSlowest() throws {
         let schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 3, microBatchCount: 32))
         var costs = CostModel.uniform(stageCount: 3)

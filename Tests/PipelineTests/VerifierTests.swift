@@ -178,6 +178,57 @@ import Testing
         #expect(lowered.ranks[0].contains(Action("SEND_G s0 m0 r1")!))
     }
 
+    @Test func skipMessagesAreMatched() throws {
+        var compute = try ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 3, microBatchCount: 2))
+        compute.shape.skips = [SkipEdge(fromStage: 0, toStage: 2)]
+        let lowered = try Lowering.lower(compute)
+        var mutant = lowered
+        let receive = Action(.receiveActivation, Self.unit(2, 1), edge: 1)
+        mutant.ranks[2].removeAll { $0 == receive }
+        #expect(Self.words(mutant) == "rank 2, absent, 'RECV_A s2 m1 c0 e1': 'F s2 m1 c0' needs it")
+        // Posted after its need.
+        let need = mutant.ranks[2].firstIndex(of: Action(.forward, Self.unit(2, 1)))!
+        mutant.ranks[2].insert(receive, at: need + 1)
+        #expect(
+            Self.words(mutant).contains(
+                "'F s2 m1 c0': waits for 'RECV_A s2 m1 c0 e1' of rank 2 at position \(need + 1)"))
+        mutant = lowered
+        mutant.ranks[1].insert(Action(.sendActivation, Self.unit(1, 0), edge: 1), at: 5)
+        #expect(Self.words(mutant).contains("'SEND_A s1 m0 c0 e1': no edge between ranks here"))
+        mutant.ranks[1][5] = Action(.sendActivation, Self.unit(1, 0), edge: 2)
+        #expect(Self.words(mutant).contains("'SEND_A s1 m0 c0 e2': no edge between ranks here"))
+        // A schedule without the skip does not fulfil it.
+        var plain = try Lowering.lower(
+            ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 3, microBatchCount: 2)))
+        plain.shape.skips = compute.shape.skips
+        #expect(Self.words(plain).contains("'SEND_G s2 m0 c0 e1': the backward of s0 m0 c0 on another rank needs it"))
+    }
+
+    @Test func replicasAreReducedOncePerStageAfterItsGradients() throws {
+        let compute = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 2))
+        let lowered = try Lowering.lower(compute, options: LoweringOptions(reducesReplicas: true))
+        try Verifier.verify(lowered)
+        let reduction = Action.reduceReplicas(stage: 1)
+        let position = lowered.ranks[1].firstIndex(of: reduction)!
+        var mutant = lowered
+        mutant.ranks[1].remove(at: position)
+        #expect(
+            Self.words(mutant)
+                == "rank 1, absent, 'REDUCE_DP s1': the gradients of stage 1 are never summed over replicas")
+        mutant.ranks[1].insert(reduction, at: 4)
+        #expect(
+            Self.words(mutant)
+                == "rank 1, position 4, 'REDUCE_DP s1': stands before the weight gradient of 's1 m0 c0'")
+        mutant.ranks[1].append(reduction)
+        #expect(Self.words(mutant).contains("expected only REDUCE_TIED, STEP at the end"))
+        mutant = lowered
+        mutant.ranks[0].insert(reduction, at: 0)
+        #expect(Self.words(mutant).contains("rank 0, position 0, 'REDUCE_DP s1': stage 1 lies on rank 1"))
+        mutant = lowered
+        mutant.reducesReplicas = false
+        #expect(Self.words(mutant).contains("'REDUCE_DP s1': the schedule is not marked as reducing over replicas"))
+    }
+
     // Mutations: what the verifier says must agree with a slow judge written another way.
 
     static let mutationSubjects: [(String, ScheduleRequest)] = [
