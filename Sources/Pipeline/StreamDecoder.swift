@@ -22,6 +22,11 @@ public final class StreamDecoder {
         var inputCount: Int
     }
 
+    private struct Slot: Hashable {
+        let consumer: UnitOfWork
+        let edge: Int
+    }
+
     private let model: Model
     private let stageLayers: [Range<Int>]
     private let communicator: any Communicator
@@ -33,7 +38,9 @@ public final class StreamDecoder {
     private var streams: [Stream]
     /// Per sequence; filled on the head's rank.
     private var drawn: [[Int32]]
-    private var mailbox: [UnitOfWork: Tensor] = [:]
+    private let routing: SkipRouting
+    /// Activations on their way, by consumer and edge.
+    private var mailbox: [Slot: Tensor] = [:]
     /// Tokens on their way from the head to the embedding, per stream.
     private var tokenRequests: [Request?]
     private let tokens: UnsafeMutablePointer<Int32>
@@ -59,8 +66,10 @@ public final class StreamDecoder {
         self.sample = sample
         embeddingRank = placement.ranks[0]
         headRank = placement.ranks[placement.stageCount - 1]
-        let schedule = ScheduleCatalog.evaluation(
+        routing = SkipRouting(model.skips, stageLayers: stageLayers)
+        var schedule = ScheduleCatalog.evaluation(
             stageCount: placement.stageCount, microBatchCount: prompts.count)
+        schedule.shape.skips = routing.edges
         interpreter = try Interpreter(try Lowering.lower(schedule), communicator: communicator)
         // Tokens use the highest tags; the schedule's messages must leave them free.
         _ = try MessageTags(schedule.shape, largestTag: communicator.largestTag - prompts.count)
@@ -118,8 +127,20 @@ extension StreamDecoder: StageExecutor {
         let pass = Pass(
             tape: Tape(context, isRecording: false), batch: 1, time: streams[index].inputCount,
             positionOffset: streams[index].position, samples: [UInt32(index)], isTraining: false)
-        var x = mailbox.removeValue(forKey: unit).map { Variable($0) }
+        func arrived(_ edge: Int) -> Variable? {
+            mailbox.removeValue(forKey: Slot(consumer: unit, edge: edge)).map { Variable($0) }
+        }
+        func leave(_ x: Variable, edge: Int, toStage: Int) {
+            var next = unit
+            next.stage = toStage
+            mailbox[Slot(consumer: next, edge: edge)] = x.value
+        }
+        var x = arrived(0)
+        var localSkips: [Int: Variable] = [:]
         for layer in stageLayers[unit.stage] {
+            for (number, skip) in model.skips.enumerated() where skip.to == layer {
+                x = pass.tape.add(x!, routing.edgeOfSkip[number].map { arrived($0)! } ?? localSkips[number]!)
+            }
             if layer == 0 {
                 if stepCount > 0, !isCaughtUp { try takeToken(index) }
                 x = Array(streams[index].history.suffix(pass.time)).withUnsafeBufferPointer {
@@ -134,12 +155,15 @@ extension StreamDecoder: StageExecutor {
                 try draw(index, from: x!, pass)
                 x = nil
             }
+            for (number, skip) in model.skips.enumerated() where skip.from == layer {
+                if let edge = routing.edgeOfSkip[number] {
+                    leave(x!, edge: edge, toStage: routing.edges[edge - 1].toStage)
+                } else {
+                    localSkips[number] = x
+                }
+            }
         }
-        if let x {
-            var next = unit
-            next.stage += 1
-            mailbox[next] = x.value
-        }
+        if let x { leave(x, edge: 0, toStage: unit.stage + 1) }
     }
 
     /// Adds the token that the head drew in the step before.
@@ -177,21 +201,25 @@ extension StreamDecoder: StageExecutor {
     }
 
     public func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer {
-        let layer = stageLayers[message.fromStage].upperBound - 1
+        let layer =
+            message.edge == 0
+            ? stageLayers[message.fromStage].upperBound - 1 : model.skips[routing.skipOfEdge[message.edge - 1]].from
         let tensor = context.tensor(
             Shape(streams[message.microBatch].inputCount, model.outputWidth(ofLayer: layer)), .messages)
-        mailbox[message.consumer] = tensor
+        mailbox[Slot(consumer: message.consumer, edge: message.edge)] = tensor
         return UnsafeMutableRawBufferPointer(start: tensor.pointer, count: tensor.count * 4)
     }
 
     public func received(_ message: StageMessage) throws {}
 
     public func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer {
-        let tensor = mailbox[message.consumer]!
+        let tensor = mailbox[Slot(consumer: message.consumer, edge: message.edge)]!
         return UnsafeRawBufferPointer(start: tensor.pointer, count: tensor.count * 4)
     }
 
-    public func sent(_ message: StageMessage) throws { mailbox.removeValue(forKey: message.consumer) }
+    public func sent(_ message: StageMessage) throws {
+        mailbox.removeValue(forKey: Slot(consumer: message.consumer, edge: message.edge))
+    }
 
     public func recompute(_ unit: UnitOfWork) throws { onlyForward() }
     public func inputGradient(_ unit: UnitOfWork) throws { onlyForward() }

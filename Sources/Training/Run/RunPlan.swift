@@ -49,7 +49,7 @@ public struct RunPlan: Sendable {
             rows: run.train.batchSize, time: time, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks)
         self.cut = cut
 
-        let schedule = try Self.schedule(parallel, rankCount: rankCount)
+        var schedule = try Self.schedule(parallel, rankCount: rankCount)
         let (placement, stageCount) = (schedule.placement, schedule.shape.stageCount)
         guard stageCount <= model.layerCount else {
             throw RunError.stagesExceedLayers(stages: stageCount, layers: model.layerCount)
@@ -69,12 +69,13 @@ public struct RunPlan: Sendable {
         stageLayers = ranges
 
         let options = LoweringOptions(receiveLookAhead: receiveLookAhead)
+        schedule.shape.skips = SkipRouting(model.skips, stageLayers: ranges).edges
         self.schedule = schedule
         training = try Lowering.lower(schedule, options: options)
-        evaluation = try Lowering.lower(
-            ScheduleCatalog.evaluation(
-                stageCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks),
-            options: options)
+        var evaluation = ScheduleCatalog.evaluation(
+            stageCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks)
+        evaluation.shape.skips = schedule.shape.skips
+        self.evaluation = try Lowering.lower(evaluation, options: options)
 
         costs = CostModel(stages: ranges.map { unit.stageCost($0) }, latency: 2e-6, bandwidth: 10e9)
         simulation = try Simulator.simulate(schedule, costs, keepsTimeline: true)

@@ -52,10 +52,15 @@ struct UnitEstimate {
                     weightGradient: backward / 2)
             }
         fixedBytes = layers.map { $0.uses.reduce(0) { $0 + $1.parameter.shape.count } * 4 * (2 + optimizerCopies) }
-        activationBytes = layers.map { $0.savedPerToken * tokens * 4 }
+        let headRows = Tape.crossEntropyBlockRows(rows: tokens, vocabulary: model.vocabularySize)
+        activationBytes = layers.enumerated().map { index, layer in
+            // A single block of logits waits for the weight gradient.
+            let logits = index == layers.count - 1 && headRows == tokens ? model.vocabularySize : 0
+            let arriving = model.skips.filter { $0.to == index }.reduce(0) { $0 + layers[$1.from].outputWidth }
+            return (layer.savedPerToken + logits + arriving) * tokens * 4
+        }
         let inputWidths = layers.indices.map { $0 == 0 ? 0 : layers[$0 - 1].outputWidth }
         inputBytes = inputWidths.map { $0 * tokens * 4 }
-        let headRows = Tape.crossEntropyBlockRows(rows: tokens, vocabulary: model.vocabularySize)
         temporaryBytes = layers.enumerated().map { index, layer in
             let isHead = index == layers.count - 1
             let work = max(layer.savedPerToken * tokens, isHead ? headRows * model.vocabularySize : 0)
