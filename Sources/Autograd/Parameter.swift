@@ -9,6 +9,8 @@ public enum Initializer: Sendable, Equatable {
     case uniform(bound: Float)
     /// `base` everywhere, then `value` added on rows `rows`: a forget-gate bias, for example.
     indirect case shifted(base: Initializer, rows: Range<Int>, value: Float)
+    /// The elements themselves: time constants spread over a range, for example.
+    case values([Float])
 }
 
 /// One trainable tensor under its canonical name. The name, not the rank, is its identity:
@@ -61,6 +63,9 @@ public final class Parameter {
         case .constant(let constant): value.fill(constant)
         case .normal(let deviation): stream.normal(into: value, standardDeviation: deviation)
         case .uniform(let bound): stream.uniform(into: value, bound: bound)
+        case .values(let values):
+            require(values.count == value.count, "initial values: \(values.count); expected \(value.count)")
+            value.copy(from: values, count: values.count)
         case .shifted(let base, let rows, let shift):
             fill(value, base, stream: stream)
             let width = value.count / value.shape[0]

@@ -66,6 +66,11 @@ public final class LayerBuilder {
         keep(registry.declare("\(prefix).\(name)", Shape(count), initializer, decays: false))
     }
 
+    /// A tensor of any shape; `decays` says whether weight decay applies.
+    public func tensor(_ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool) -> ParameterUse {
+        keep(registry.declare("\(prefix).\(name)", shape, initializer, decays: decays))
+    }
+
     public func tied(to name: String) -> ParameterUse { keep(registry.reuse(name)) }
 
     /// A random stream of its own for one dropout site.

@@ -8,11 +8,12 @@ For every model configuration `cases/NAME.yaml` this writes `cases/NAME.safetens
     output                          [B, T, V] logits
     loss                            sum of token losses / counted tokens, nats
     grad.<name>                     gradient of `loss`
-    carry.<i>.<h|c>                 [L, B, H] final state of the recurrent block i
+    carry.<i>.<name>                [L, B, size] final state of the recurrent block i
 
 It shares nothing with the Swift code but the configuration keys and the canonical parameter names:
-recurrent cells are torch.nn's, everything else is written out from the papers' formulas. Parameters are
-rounded to float32 first, so both sides start from equal values; results are float64 rounded to float32.
+torch.nn's recurrent cells and attention are here, any other mixer in `mixers/<type>.py`; all that torch does
+not have is written out from the papers' formulas. Parameters are rounded to float32 first, so both sides
+start from equal values; results are float64 rounded to float32.
 
     pip install torch numpy pyyaml safetensors
     python3 generate.py             check and write every case
@@ -27,12 +28,14 @@ Legend: B sequences, T tokens each, V vocabulary, D width, H query heads, G key/
 """
 
 import argparse
+import importlib
 import math
 import platform
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -42,6 +45,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 CASES = Path(__file__).parent / "cases"
+MIXERS = Path(__file__).parent / "mixers"
 
 # Fraction of targets set to -1. In these cases the last sequence is ignored as a whole, too.
 IGNORED_TARGETS = {"ignored_targets": 0.3, "ignored_targets_tied": 0.3}
@@ -132,6 +136,13 @@ class Block:
         return self.mixer["type"] == "attention"
 
     @property
+    def reference(self) -> ModuleType | None:
+        """The file that knows this mixer; none for attention and torch.nn's cells."""
+        if self.is_attention or self.mixer["type"] in TORCH_CELLS:
+            return None
+        return mixer_reference(self.mixer["type"])
+
+    @property
     def hidden_size(self) -> int:
         return self.mixer.get("hidden_size", self.width)
 
@@ -140,7 +151,15 @@ class Block:
         return 2 if self.mixer.get("bidirectional", False) else 1
 
     @property
+    def is_causal(self) -> bool:
+        if self.reference is None:
+            return self.directions == 1
+        return getattr(self.reference, "is_causal", lambda config: True)(self.mixer)
+
+    @property
     def output_width(self) -> int:
+        if self.reference is not None:
+            return self.reference.output_width(self.mixer, self.width)
         if self.is_attention or self.mixer.get("output_projection", False):
             return self.width
         return self.hidden_size * self.directions
@@ -184,7 +203,7 @@ class ReferenceModel:
 
     @property
     def is_causal(self) -> bool:
-        return all(block.directions == 1 for block in self.blocks)
+        return all(block.is_causal for block in self.blocks)
 
     def _unrolled(self, entries: list[dict]) -> Iterator[dict]:
         for entry in entries:
@@ -244,6 +263,14 @@ class ReferenceModel:
             shapes["lm_head.bias"] = (vocabulary,)
         return shapes
 
+    def special_values(self, parameter: str, normal: np.ndarray) -> np.ndarray | None:
+        """What the parameter's mixer makes of normal draws, where the usual rule does not suit it."""
+        for block in self.blocks:
+            name = parameter.removeprefix(f"{block.prefix}.")
+            if name != parameter and block.reference is not None and hasattr(block.reference, "draw"):
+                return block.reference.draw(block.mixer, name, normal)
+        return None
+
     # Forward
 
     def logits(self, parameters: Parameters, inputs: Tensor) -> tuple[Tensor, Carries]:
@@ -255,10 +282,14 @@ class ReferenceModel:
         for block in self.blocks:
             normed = self._normalised(parameters, block.norm, f"{block.prefix}.input_layernorm", x)
             if block.is_attention:
-                mixed = self._attention(parameters, block, normed)
+                mixed, state = self._attention(parameters, block, normed), {}
+            elif block.reference is not None:
+                prefix = f"{block.prefix}."
+                own = {n.removeprefix(prefix): p for n, p in parameters.items() if n.startswith(prefix)}
+                mixed, state = block.reference.forward(block.mixer, own, normed)
             else:
                 mixed, state = self._recurrent(parameters, block, normed)
-                carries |= {f"carry.{block.index}.{name}": tensor for name, tensor in state.items()}
+            carries |= {f"carry.{block.index}.{name}": tensor for name, tensor in state.items()}
             x = x + mixed if block.residual else mixed
             if block.mlp is not None:
                 normed = self._normalised(parameters, block.norm, f"{block.prefix}.post_attention_layernorm", x)
@@ -327,12 +358,21 @@ def head_sizes(block: Block) -> tuple[int, int, int]:
     return heads, block.mixer.get("kv_head_count", heads), block.mixer.get("head_size", block.width // heads)
 
 
+TORCH_CELLS = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+
+
 def recurrent_module(block: Block) -> torch.nn.Module:
-    kind = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[block.mixer["type"]]
+    kind = TORCH_CELLS[block.mixer["type"]]
     options = {"nonlinearity": block.mixer.get("nonlinearity", "tanh")} if kind is torch.nn.RNN else {}
     return kind(
         block.width, block.hidden_size, num_layers=block.mixer.get("num_layers", 1),
         bias=block.mixer.get("bias", True), bidirectional=block.directions == 2, batch_first=True, **options)
+
+
+def mixer_reference(kind: str) -> ModuleType:
+    """`mixers/<kind>.py`; README.md says what it defines."""
+    assert (MIXERS / f"{kind}.py").exists(), f"no reference for mixer {kind!r}: {MIXERS / kind}.py is missing"
+    return importlib.import_module(f"mixers.{kind}")
 
 
 def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -461,14 +501,17 @@ class Case:
         for parameter, shape in model.shapes().items():
             # Far from the initial values, so that no term hides: biases and norm weights vary, too.
             values = draw.standard_normal(shape)
-            if parameter.endswith(("layernorm.weight", "norm.weight")):
+            special = model.special_values(parameter, values)
+            if special is not None:
+                values = special
+            elif parameter.endswith(("layernorm.weight", "norm.weight")):
                 values = 1 + 0.3 * values
             elif len(shape) == 1:
                 values = 0.3 * values
             elif parameter == "model.embed_positions.weight":
                 values = 0.5 * values
             elif parameter != "model.embed_tokens.weight":
-                values = values / math.sqrt(shape[1])
+                values = values / math.sqrt(shape[-1])
             parameters[parameter] = torch.from_numpy(values.astype(np.float32).astype(np.float64)).requires_grad_()
         size = (config["train"]["batch_size"], config["train"]["sequence_length"])
         vocabulary = config["model"]["vocabulary_size"]
@@ -555,8 +598,13 @@ def main() -> None:
     torch.set_num_threads(1)
     check_functions()
     total = 0
+    checked = set()
     for name in arguments.names or sorted(path.stem for path in CASES.glob("*.yaml")):
         case = Case.drawn(name)
+        for reference in [block.reference for block in case.model.blocks]:
+            if reference is not None and reference not in checked:
+                reference.check()
+                checked.add(reference)
         results = case.results()
         figures = case.check(results)
         size = 0 if arguments.check else case.write(results)

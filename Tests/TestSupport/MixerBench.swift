@@ -193,9 +193,9 @@ final class MixerBench {
 
     /// Random inputs that continue a random past of `past` tokens (none when 0), with random gradients
     /// of outputs and final carry.
-    func problem(batch: Int, time: Int, past: Int, seed: UInt64) -> Problem {
+    func problem(batch: Int, time: Int, past: Int, seed: UInt64, inputScale: Float = 1) -> Problem {
         var problem = Problem(
-            batch: batch, time: time, x: randomFloats(batch * time * width, seed: seed),
+            batch: batch, time: time, x: randomFloats(batch * time * width, seed: seed, scale: inputScale),
             outputGradient: randomFloats(batch * time * mixer.outputWidth, seed: seed + 1))
         if past > 0 {
             let before = Problem(

@@ -32,7 +32,8 @@ public struct MixerCase: Sendable, CustomTestStringConvertible {
     }
 }
 
-/// What every sequence mixer obeys. A new mixer's test is a table of cases and a call of each law.
+/// What every sequence mixer obeys. A new mixer's test is a table of cases, `checkAll` on each of them, and
+/// `checkLongInput` on one.
 public struct SequenceMixerLaws {
     /// Around the vector width (16) and the tiles, and away from their multiples.
     public static let awkwardTimes = [1, 7, 63, 100, 257]
@@ -51,13 +52,15 @@ public struct SequenceMixerLaws {
 
     public func checkAll() throws {
         checkParameterCount()
-        for time in Self.awkwardTimes { checkChunks(time: time) }
+        for time in Self.awkwardTimes {
+            checkChunks(time: time, past: 5)
+            checkChunks(time: time, past: 0)
+        }
         for time in [1, 7, 63] { checkOneTokenAtATime(time: time) }
         checkGradients()
         checkCausality()
         checkRowsAreIndependent()
         checkHalves()
-        checkLongInput()
         try checkThreads()
     }
 
@@ -67,14 +70,16 @@ public struct SequenceMixerLaws {
     }
 
     /// Chunks with the carry, and its gradient, handed on = the whole sequence: outputs and all gradients.
-    public func checkChunks(time: Int) {
+    ///
+    /// - Parameter past: tokens that the initial carry has seen; none is no carry.
+    public func checkChunks(time: Int, past: Int) {
         guard canBeCut else { return }
-        let problem = bench.problem(batch: 2, time: time, past: 5, seed: 10)
+        let problem = bench.problem(batch: 2, time: time, past: past, seed: 10)
         let whole = bench.run(problem)
         let single = Set([1, time - 1, time / 3 | 1, time * 2 / 3 | 1]).filter { 0 < $0 && $0 < time }.map { [$0] }
         let several = time > 40 ? [[1, 2, 19, time - 2]] : []
         for cuts in single + several {
-            compare("T \(time) cut at \(cuts)", whole, bench.run(problem, cuts: cuts))
+            compare("T \(time) after \(past), cut at \(cuts)", whole, bench.run(problem, cuts: cuts))
         }
     }
 
@@ -220,11 +225,23 @@ public struct SequenceMixerLaws {
         }
     }
 
-    public func checkLongInput() {
-        let outcome = bench.run(bench.problem(batch: 1, time: 2000, past: 0, seed: 80))
-        let gradients = outcome.parameterGradient.map(\.values) + [outcome.inputGradient]
-        if !([outcome.output] + gradients).allSatisfy({ $0.allSatisfy(\.isFinite) }) {
-            Issue.record("not finite over 2000 tokens")
+    /// Finite outputs and gradients over a long input, and chunks that agree with the whole, with gates in their
+    /// usual range and at their extremes.
+    public func checkLongInput(time: Int = 16_384) {
+        for inputScale: Float in [1, 50] {
+            let name = "T \(time), inputs up to \(inputScale)"
+            let problem = bench.problem(batch: 1, time: time, past: 0, seed: 80, inputScale: inputScale)
+            let whole = bench.run(problem)
+            let gradients = whole.parameterGradient.map(\.values) + [whole.inputGradient]
+            if !([whole.output] + gradients).allSatisfy({ $0.allSatisfy(\.isFinite) }) {
+                Issue.record("\(name): not finite")
+                continue
+            }
+            guard canBeCut else { continue }
+            let parts = bench.run(problem, cuts: [time / 3, time / 2 | 1])
+            // Rounding adds up over the tokens; an unstable form errs by far more.
+            assertClose("\(name): output in chunks", whole.output, parts.output, ratio: 1e-3)
+            assertClose("\(name): input gradient in chunks", whole.inputGradient, parts.inputGradient, ratio: 1e-3)
         }
     }
 
