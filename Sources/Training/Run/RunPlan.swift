@@ -58,14 +58,14 @@ public struct RunPlan: Sendable {
             rows: run.train.batchSize, time: time, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks)
 
         let request = ScheduleRequest(
-            stageCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks,
+            rankCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks,
             rematerialization: parallel.rematerialization)
         let schedule = try ScheduleCatalog.training(parallel.schedule, request)
         let options = LoweringOptions(receiveLookAhead: receiveLookAhead)
         training = try Lowering.lower(schedule, options: options)
         evaluation = try Lowering.lower(
             ScheduleCatalog.evaluation(
-                stageCount: stageCount, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks),
+                placement: schedule.placement, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks),
             options: options)
 
         // The largest unit of work stands for all: micro-batches and chunks may differ by one row or position.
