@@ -24,7 +24,7 @@ import Testing
             for m in 1...9 {
                 for k in 1...4 {
                     let request = ScheduleRequest(
-                        stageCount: p, microBatchCount: m, chunkCount: k, rematerialization: mode)
+                        rankCount: p, microBatchCount: m, chunkCount: k, rematerialization: mode)
                     let schedule = try ScheduleCatalog.training(name, request)
                     #expect(Verifier.violations(in: schedule) == [], "p\(p) m\(m) k\(k)")
                     for options in [
@@ -42,7 +42,8 @@ import Testing
     @Test func evaluationIsLegal() throws {
         for p in 1...4 {
             for m in 1...5 {
-                let schedule = ScheduleCatalog.evaluation(stageCount: p, microBatchCount: m, chunkCount: 2)
+                let schedule = ScheduleCatalog.evaluation(
+                    placement: .contiguous(stageCount: p), microBatchCount: m, chunkCount: 2)
                 try Verifier.verify(schedule)
                 try Verifier.verify(Lowering.lower(schedule))
             }
@@ -232,9 +233,9 @@ import Testing
     // Mutations: what the verifier says must agree with a slow judge written another way.
 
     static let mutationSubjects: [(String, ScheduleRequest)] = [
-        ("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 2)),
-        ("1f1b", ScheduleRequest(stageCount: 3, microBatchCount: 4, rematerialization: .exceptLast)),
-        ("1f1b", ScheduleRequest(stageCount: 2, microBatchCount: 2, chunkCount: 2, rematerialization: .always)),
+        ("gpipe", ScheduleRequest(rankCount: 2, microBatchCount: 2)),
+        ("1f1b", ScheduleRequest(rankCount: 3, microBatchCount: 4, rematerialization: .exceptLast)),
+        ("1f1b", ScheduleRequest(rankCount: 2, microBatchCount: 2, chunkCount: 2, rematerialization: .always)),
     ]
 
     @Test(arguments: mutationSubjects.indices, [false, true])
