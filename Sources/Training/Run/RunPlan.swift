@@ -157,7 +157,6 @@ public struct RunPlan: Sendable {
         }
         return schedule
     }
-    }
 
     /// Buffers are rounded up to size classes, by a quarter at most.
     private static func withSlack(_ bytes: Int) -> Int { bytes / 4 * 5 }
