@@ -78,9 +78,8 @@ import Testing
         try Verifier.verify(lowered)
     }
 
-<<<<<<< HEAD
     @Test func skipsAreSentDirect() throws {
-        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 3, microBatchCount: 1))
+        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 3, microBatchCount: 1))
         schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 2)]
         let lowered = try Lowering.lower(schedule, options: LoweringOptions(receiveLookAhead: 0))
         #expect(
@@ -100,9 +99,10 @@ import Testing
         for (p, m, k) in [(3, 1, 1), (4, 6, 1), (5, 3, 2), (6, 9, 1)] {
             for name in ScheduleCatalog.names {
                 var schedule = try ScheduleCatalog.training(
-                    name, ScheduleRequest(stageCount: p, microBatchCount: m, chunkCount: k))
+                    name, ScheduleRequest(rankCount: p, microBatchCount: m, chunkCount: k))
                 // U-net shape: every stage of the first half feeds its mirror image.
-                schedule.shape.skips = (0..<p / 2).map { SkipEdge(fromStage: $0, toStage: p - 1 - $0) }
+                let stages = schedule.shape.stageCount
+                schedule.shape.skips = (0..<stages / 2).map { SkipEdge(fromStage: $0, toStage: stages - 1 - $0) }
                 for window in 1...3 {
                     for lookAhead in 0...3 {
                         let options = LoweringOptions(receiveLookAhead: lookAhead, sendWindow: window)
@@ -137,21 +137,10 @@ import Testing
                 ],
             ])
         let evaluation = try Lowering.lower(
-            ScheduleCatalog.evaluation(stageCount: 2, microBatchCount: 3),
+            ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 2), microBatchCount: 3),
             options: LoweringOptions(reducesReplicas: true))
         #expect(evaluation.ranks.joined().allSatisfy { $0.kind.isCompute || $0.kind.isMessage })
         try Verifier.verify(evaluation)
-=======
-    @Test func replicasAreReducedBeforeTheStep() throws {
-        let schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 2, microBatchCount: 1))
-        let lowered = try Lowering.lower(schedule, options: LoweringOptions(reducesReplicas: true))
-        for actions in lowered.ranks {
-            #expect(actions.suffix(3).map(\.description) == ["REDUCE_TIED", "REDUCE_DP", "STEP"])
-        }
-        let evaluation = try Lowering.lower(
-            ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 2), microBatchCount: 3))
-        #expect(!evaluation.ranks.joined().contains { $0.kind.isGlobal })
->>>>>>> schedules
     }
 
     @Test func illegalScheduleIsNotLowered() throws {

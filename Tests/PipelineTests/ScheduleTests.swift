@@ -31,7 +31,7 @@ import Testing
     }
 
     @Test func skipsAreReadBack() throws {
-        var schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 4, microBatchCount: 2))
+        var schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(rankCount: 4, microBatchCount: 2))
         schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 3), SkipEdge(fromStage: 1, toStage: 2)]
         #expect(schedule.text.contains("\nskips 0-3 1-2\n"))
         #expect(try Schedule(text: schedule.text) == schedule)

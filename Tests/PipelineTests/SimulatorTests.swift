@@ -67,7 +67,7 @@ import Testing
     }
 
     @Test func skipsTakeTheirOwnTime() throws {
-        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 3, microBatchCount: 1))
+        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 3, microBatchCount: 1))
         schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 2)]
         var costs = CostModel.uniform(stageCount: 3)
         costs.bandwidth = 8

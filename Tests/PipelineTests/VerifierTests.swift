@@ -180,7 +180,7 @@ import Testing
     }
 
     @Test func skipMessagesAreMatched() throws {
-        var compute = try ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 3, microBatchCount: 2))
+        var compute = try ScheduleCatalog.training("1f1b", ScheduleRequest(rankCount: 3, microBatchCount: 2))
         compute.shape.skips = [SkipEdge(fromStage: 0, toStage: 2)]
         let lowered = try Lowering.lower(compute)
         var mutant = lowered
@@ -200,13 +200,13 @@ import Testing
         #expect(Self.words(mutant).contains("'SEND_A s1 m0 c0 e2': no edge between ranks here"))
         // A schedule without the skip does not fulfil it.
         var plain = try Lowering.lower(
-            ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 3, microBatchCount: 2)))
+            ScheduleCatalog.training("1f1b", ScheduleRequest(rankCount: 3, microBatchCount: 2)))
         plain.shape.skips = compute.shape.skips
         #expect(Self.words(plain).contains("'SEND_G s2 m0 c0 e1': the backward of s0 m0 c0 on another rank needs it"))
     }
 
     @Test func replicasAreReducedOncePerStageAfterItsGradients() throws {
-        let compute = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 2))
+        let compute = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 2, microBatchCount: 2))
         let lowered = try Lowering.lower(compute, options: LoweringOptions(reducesReplicas: true))
         try Verifier.verify(lowered)
         let reduction = Action.reduceReplicas(stage: 1)

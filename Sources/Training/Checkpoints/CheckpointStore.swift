@@ -111,7 +111,9 @@ public final class CheckpointStore {
                     ("\(entry.parameter.name).\($0)", session.optimizer.state[entry.parameter.name]![$0]!)
                 }
             })
-        if session.runtime.keepsCarryAcrossBatches { try write(Self.streamKind, StreamState.collect(session).tensors) }
+        if session.runtime.keepsCarryAcrossBatches {
+            try write(Self.streamKind, StreamState.collect(session).tensors.map { ($0.name, $0.tensor) })
+        }
         return shards
     }
 

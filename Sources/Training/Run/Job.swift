@@ -27,7 +27,8 @@ public final class Job {
     private init(config: String, overrides: [String], communicator: any Communicator) throws {
         let node = try YAMLConfiguration.load(config, overrides: overrides)
         root = try ConfigurationReader(node)
-        directory = (config as NSString).deletingLastPathComponent.isEmpty
+        directory =
+            (config as NSString).deletingLastPathComponent.isEmpty
             ? "." : (config as NSString).deletingLastPathComponent
         run = try RunConfiguration(root, directory: directory)
         modelReader = try root.section("model", required: true)

@@ -144,7 +144,8 @@ public struct RunPlan: Sendable {
         ]
         for (what, has, needs, remedy) in wanted where has != needs {
             throw RunError.scheduleFile(
-                path: path, message: "is written for \(has) \(what), the run has \(needs); \(remedy), or use another file")
+                path: path,
+                message: "is written for \(has) \(what), the run has \(needs); \(remedy), or use another file")
         }
         if schedule.isLowered || shape.purpose != .training {
             throw RunError.scheduleFile(
