@@ -39,10 +39,15 @@ public struct RunConfiguration: Sendable {
 
     /// `parallel:`
     public struct ParallelSection: Sendable {
-        /// `stages`: nil for `auto`, the number of ranks.
+        /// `stages`: nil for `auto`, the number of ranks ÷ replicas.
         public var stages: Int?
+        /// `replicas`: how many pipelines share out the micro-batches of every batch (data parallelism). They sum
+        /// their gradients while the pipelines drain, and each keeps the optimiser's state of its share of every
+        /// parameter (ZeRO-1). Units of work, and so their losses, are those of one pipeline; sums over the batch are
+        /// grouped by replica, which shows in their last bits.
+        public var replicas: Int
         public var schedule: String
-        /// `micro_batches`: default 8, or the batch size if smaller. Never derived from the number of
+        /// `micro_batches`, over all replicas: default 8, or the batch size if smaller. Never derived from the number of
         /// ranks, so that the result does not depend on it.
         public var microBatches: Int
         public var chunks: Int
@@ -134,12 +139,19 @@ public struct RunConfiguration: Sendable {
 extension RunConfiguration.ParallelSection {
     init(_ reader: ConfigurationReader, batchSize: Int) throws(ConfigurationError) {
         stages = try reader.intOrAuto("stages", in: 1...65_535)
+        replicas = try reader.int("replicas", default: 1, in: 1...65_535)
         schedule = try reader.choice("schedule", of: ScheduleCatalog.names, default: "1f1b")
         microBatches = try reader.int("micro_batches", default: min(8, batchSize), in: 1...1_000_000)
         if microBatches > batchSize {
             throw reader.error(
                 "micro_batches",
                 "\(microBatches) micro-batches cannot be cut from train.batch_size \(batchSize); use at most \(batchSize)"
+            )
+        }
+        if replicas > microBatches {
+            throw reader.error(
+                "replicas",
+                "\(replicas) replicas cannot share out \(microBatches) micro-batches; use at most \(microBatches), or raise micro_batches"
             )
         }
         chunks = try reader.int("chunks", default: 1, in: 1...65_535)
