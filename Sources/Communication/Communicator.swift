@@ -19,8 +19,13 @@ public protocol Communicator: AnyObject, Sendable {
     var localCoreCount: Int { get }
     /// Tags are `0 ... largestTag`.
     var largestTag: Int { get }
+    /// Ranks of the whole job, which a group of ranks is only a part of; for messages to people.
+    var jobSize: Int { get }
     /// How requests wait; its `timeout` may be changed at any time.
     var policy: WaitPolicy { get }
+
+    /// The number that a rank has in the whole job.
+    func jobRank(of rank: Int) -> Int
 
     /// Starts a message; `send` and `receive` are the convenient forms.
     func start(_ message: Message, at buffer: UnsafeMutableRawPointer?) throws(CommunicationError) -> Request
@@ -35,6 +40,9 @@ public protocol Communicator: AnyObject, Sendable {
 }
 
 extension Communicator {
+    public var jobSize: Int { size }
+    public func jobRank(of rank: Int) -> Int { rank }
+
     /// Seconds a wait lasts before it fails with `.timedOut`.
     public var timeout: Double {
         get { policy.timeout }

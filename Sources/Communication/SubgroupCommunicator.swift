@@ -29,6 +29,9 @@ public final class SubgroupCommunicator: Communicator {
     public var localCoreCount: Int { parent.localCoreCount }
     public var largestTag: Int { parent.largestTag }
     public var policy: WaitPolicy { parent.policy }
+    public var jobSize: Int { parent.jobSize }
+
+    public func jobRank(of rank: Int) -> Int { parent.jobRank(of: ranks[rank]) }
 
     public func start(_ message: Message, at buffer: UnsafeMutableRawPointer?) throws(CommunicationError) -> Request {
         var message = message

@@ -82,8 +82,9 @@ public final class Interpreter {
                 // Give all messages up before the executor's memory may go.
                 for slot in requests.indices { requests[slot] = nil }
                 throw ActionFailure(
-                    rank: communicator.rank, rankCount: communicator.size, position: position,
-                    action: instructions[position].action, peer: transfer?.peer, tag: transfer?.tag, underlying: error)
+                    rank: communicator.jobRank(of: communicator.rank), rankCount: communicator.jobSize,
+                    position: position, action: instructions[position].action,
+                    peer: transfer.map { communicator.jobRank(of: $0.peer) }, tag: transfer?.tag, underlying: error)
             }
             let kind = instructions[position].action.kind
             if kind.isCompute || kind.isMessage { timing.span = monotonicSeconds() - begin }

@@ -39,14 +39,19 @@ public struct RunConfiguration: Sendable {
 
     /// `parallel:`
     public struct ParallelSection: Sendable {
-        /// `stages`: nil for `auto`, the number of ranks.
+        /// `stages`: nil for `auto`, the number of ranks ÷ replicas.
         public var stages: Int?
         public var schedule: ScheduleChoice
         /// `virtual_stages`: stages per rank; nil leaves it to the schedule.
         public var virtualStages: Int?
         /// `placement`: nil is the schedule's own.
         public var placement: PlacementKind?
-        /// `micro_batches`: default 8, or the batch size if smaller. Never derived from the number of
+        /// `replicas`: how many pipelines share out the micro-batches of every batch (data parallelism). They sum
+        /// their gradients while the pipelines drain, and each keeps the optimiser's state of its share of every
+        /// parameter (ZeRO-1). Units of work, and so their losses, are those of one pipeline; sums over the batch are
+        /// grouped by replica, which shows in their last bits.
+        public var replicas: Int
+        /// `micro_batches`, over all replicas: default 8, or the batch size if smaller. Never derived from the number of
         /// ranks, so that the result does not depend on it.
         public var microBatches: Int
         public var chunks: Int
@@ -158,11 +163,18 @@ extension RunConfiguration.ParallelSection {
         placement =
             reader.has("placement")
             ? try reader.choice("placement", as: PlacementKind.self, default: .contiguous) : nil
+        replicas = try reader.int("replicas", default: 1, in: 1...65_535)
         microBatches = try reader.int("micro_batches", default: min(8, batchSize), in: 1...1_000_000)
         if microBatches > batchSize {
             throw reader.error(
                 "micro_batches",
                 "\(microBatches) micro-batches cannot be cut from train.batch_size \(batchSize); use at most \(batchSize)"
+            )
+        }
+        if replicas > microBatches {
+            throw reader.error(
+                "replicas",
+                "\(replicas) replicas cannot share out \(microBatches) micro-batches; use at most \(microBatches), or raise micro_batches"
             )
         }
         chunks = try reader.int("chunks", default: 1, in: 1...65_535)

@@ -14,6 +14,7 @@ public final class TextGenerator {
     }
 
     /// `request.samples` texts, prompt included. Collective; the same on every rank, and for any number of ranks.
+    /// Replicas all do the same.
     ///
     /// - Parameter onText: called on rank 0 with each piece of a single text as it comes; several texts, which the
     ///   ranks work on at the same time, come whole.
@@ -29,7 +30,7 @@ public final class TextGenerator {
             model: session.model, stageLayers: session.plan.stageLayers, placement: session.plan.placement,
             // A model needs something to continue; without a prompt the first entry of the vocabulary stands in.
             prompts: Array(repeating: prompt.isEmpty ? [0] : prompt, count: request.samples),
-            communicator: session.communicator, context: session.context
+            communicator: session.pipeline, context: session.context
         ) { [count = vocabulary.count] stream, logits in
             defer { positions[stream] += 1 }
             return Int32(samplers[stream].next(.init(rebasing: logits[..<count]), position: positions[stream]))

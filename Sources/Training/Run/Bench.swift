@@ -57,7 +57,9 @@ enum Bench {
         let categories = try MemoryCategory.allCases.map {
             try communicator.allGather(Double(session.context.pool.peakBytes($0)))
         }
-        let planned = session.plan.predictedPeakBytes
+        // The ranks of a job count through one pipeline after the other.
+        let replicas = session.share.replicaCount
+        let planned = (0..<replicas).flatMap { _ in session.plan.predictedPeakBytes }
         let sent = try communicator.allGather(Double(session.bytesSent - sentBefore) / Double(steps))
         let newBuffers = try communicator.allGather(Double(allocations))
         let bubble = bubbles.sorted()[bubbles.count / 2]
@@ -94,6 +96,7 @@ enum Bench {
             .init("buffer_allocations_after_warmup", .array(newBuffers.map { .int(Int($0)) })),
             .init("parameters", .int(session.model.registry.elementCount)),
             .init("ranks", .int(communicator.size)),
+            .init("replicas", .int(replicas)),
             .init("threads", .int(threads)),
             .init("micro_batches", .int(parallel.microBatches)),
             .init("chunks", .int(parallel.chunks)),

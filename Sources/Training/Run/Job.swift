@@ -138,9 +138,12 @@ public final class Job {
         let timings = try profile(dataVocabularySize: size)
         return try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
+            let parallel = self.run.parallel
             return try PlanDescription.text(
                 model: model, run: self.run, timings: timings,
-                rankCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)
+                rankCount: RankLayout.pipelineSize(
+                    parallel,
+                    rankCount: ranks ?? parallel.stages.map { $0 * parallel.replicas } ?? self.communicator.size))
         }
     }
 
@@ -159,6 +162,11 @@ public final class Job {
             run.train.batchSize = tokens.rows
             run.train.sequenceLength = tokens.time
             run.parallel.microBatches = min(run.parallel.microBatches, tokens.rows)
+            guard run.parallel.replicas <= tokens.rows else {
+                throw RunError.usage(
+                    "\(batch) holds \(tokens.rows) sequences, too few for parallel.replicas \(run.parallel.replicas); use at most \(tokens.rows) replicas"
+                )
+            }
             session = try openSession(dataVocabularySize: nil, readsData: false)
             source = .given(tokens)
         } else {

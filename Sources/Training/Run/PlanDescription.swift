@@ -11,9 +11,10 @@ enum PlanDescription {
             model: model, run: run, rankCount: rankCount, optimizerCopies: copies, timings: timings)
         let simulation = plan.simulation
         let equal = try uniform(plan)
+        let replicas = run.parallel.replicas > 1 ? " in each of \(run.parallel.replicas) replicas" : ""
         var lines = [
-            "\(run.parallel.schedule), \(counted(rankCount, "rank")), \(counted(plan.stageCount, "stage")), "
-                + "\(run.parallel.microBatches) micro-batches"
+            "\(run.parallel.schedule), \(counted(rankCount, "rank"))\(replicas), "
+                + "\(counted(plan.stageCount, "stage")), \(plan.schedule.shape.microBatchCount) micro-batches"
                 + (run.parallel.chunks > 1 ? " × \(run.parallel.chunks) chunks" : "")
                 + ", re-materialisation \(run.parallel.rematerialization.rawValue)",
             "",

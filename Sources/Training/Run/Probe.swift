@@ -49,7 +49,7 @@ enum Probe {
         session.runtime.keepsCarryAcrossBatches = true
         let vocabulary = session.model.vocabularySize
         let headRank = session.plan.headRank
-        if session.rank == headRank {
+        if session.pipeline.rank == headRank {
             session.runtime.capturedLogits = session.context.tensor(Shape(batch.rows, batch.time, vocabulary))
         }
         var gradients: [Int: Tensor] = [:]
@@ -57,6 +57,10 @@ enum Probe {
             gradients = reduced.mapValues { $0.copied(pool: session.context.pool, category: .gradients) }
         }
 
+        if let logits = session.runtime.capturedLogits {
+            try session.exchange?.collect(rows: session.plan.cut, width: batch.time * vocabulary, at: logits.pointer)
+        }
+        // Rank numbers of the first pipeline are also those of the job, and it has everything.
         var collector = Collector(communicator: communicator)
         for (index, parameter) in session.model.registry.parameters.enumerated() {
             collector.add("param.\(parameter.name)", parameter.shape.dimensions, owner: session.tied.owner(index)) {
@@ -71,7 +75,7 @@ enum Probe {
         collector.add("output", [batch.rows, batch.time, vocabulary], owner: headRank) {
             session.runtime.capturedLogits!
         }
-        try collector.addEverywhere(StreamState.collect(session))
+        try collector.addEverywhere(try StreamState.collect(session))
 
         try collector.write(
             to: out,

@@ -8,7 +8,8 @@ import Pipeline
 /// that), so the job can end in order instead of being torn down.
 public enum RunError: Error, Sendable {
     case nonFinite(step: Int, loss: Double, firstParameter: String?, checkpoint: String?)
-    case rankCount(stages: Int, ranks: Int, remedy: String)
+    case rankCount(stages: Int, replicas: Int = 1, ranks: Int, remedy: String)
+    case replicas(Int, ranks: Int)
     case stagesExceedLayers(stages: Int, layers: Int)
     case unchunkable(layer: String, reason: String, chunks: Int)
     case sequenceTooLong(time: Int, maximum: Int)
@@ -23,7 +24,8 @@ public enum RunError: Error, Sendable {
     public var exitCode: Int32 {
         switch self {
         case .nonFinite, .checkpoint: 1
-        case .rankCount, .stagesExceedLayers, .unchunkable, .sequenceTooLong, .chunksExceedTime, .memory, .scheduleFile,
+        case .rankCount, .replicas, .stagesExceedLayers, .unchunkable, .sequenceTooLong, .chunksExceedTime, .memory,
+            .scheduleFile,
             .usage:
             2
         case .otherRank(_, _, _, let code): code
@@ -50,8 +52,13 @@ extension RunError: CustomStringConvertible {
                 + "; nothing was updated. "
                 + (checkpoint.map { "The last complete checkpoint is \($0). " } ?? "No checkpoint was written yet. ")
                 + "Lower learning_rate.peak, lengthen warmup_steps, or set optimizer.clip_norm"
-        case .rankCount(let stages, let ranks, let remedy):
-            "the plan has \(stages) stages but the job has \(ranks) ranks; \(remedy)"
+        case .rankCount(let stages, let replicas, let ranks, let remedy):
+            "the plan has \(stages) stages" + (replicas > 1 ? " × \(replicas) replicas" : "")
+                + " but the job has \(ranks) ranks; \(remedy)"
+        case .replicas(let replicas, let ranks):
+            "parallel.replicas is \(replicas), but \(ranks) \(ranks == 1 ? "rank does" : "ranks do") not make "
+                + "\(replicas) equal pipelines; start a multiple of \(replicas) ranks (\(replicas) × the number of stages), "
+                + "or set parallel.replicas to a divisor of \(ranks)"
         case .stagesExceedLayers(let stages, let layers):
             "\(stages) stages cannot be cut from \(layers) layers (embedding and head included); use at most \(layers) ranks, or more layers"
         case .unchunkable(let layer, let reason, let chunks):

@@ -6,19 +6,22 @@ import Tensors
 
 /// How a run is laid out: which layers form which stage, where each stage lies, and what every rank does in a step.
 /// A pure function of configuration and number of ranks; computed alike on every rank.
+///
+/// Ranks are those of one pipeline. Replicas differ in their share of the micro-batches only; the cut and all
+/// predictions are those of a replica with most, so that they are the same for all.
 public struct RunPlan: Sendable {
     public let stageLayers: [Range<Int>]
     public let cut: BatchCut
-    /// The order of the compute actions.
+    /// The order of the compute actions in a replica with most micro-batches.
     public let schedule: Schedule
-    /// Lowered and verified.
+    /// What this replica does; lowered and verified.
     public let training: Schedule
     public let evaluation: Schedule
     /// What the stages cost, measured or estimated.
     public let costs: CostModel
     /// The step that those costs predict.
     public let simulation: Simulation
-    /// Bytes of parameters, gradients and optimiser state of each rank.
+    /// Bytes of parameters, gradients, exchange with replicas and optimiser state of each rank.
     public let stateBytes: [Int]
     /// Bytes a rank needs at most: state, activations in flight, and the largest layer's temporaries.
     public let predictedPeakBytes: [Int]
@@ -34,28 +37,34 @@ public struct RunPlan: Sendable {
 
     /// - Parameters:
     ///   - rankCount: ranks of one pipeline.
+    ///   - replica: which of `parallel.replicas` the plan is for.
     ///   - optimizerCopies: state tensors per parameter.
     ///   - timings: measured seconds of one unit in each layer; nil estimates them from FLOPs.
     ///   - flopsPerSecond: speed used to turn FLOPs into seconds.
     /// - Throws: `RunError`, `PartitionError` or `ScheduleError`; the same on every rank.
     public init(
-        model: Model, run: RunConfiguration, rankCount: Int, optimizerCopies: Int, timings: [LayerTiming]? = nil,
-        flopsPerSecond: Double = 100e9, receiveLookAhead: Int = 4
+        model: Model, run: RunConfiguration, rankCount: Int, replica: Int = 0, optimizerCopies: Int,
+        timings: [LayerTiming]? = nil, flopsPerSecond: Double = 100e9, receiveLookAhead: Int = 4
     ) throws {
         let (time, parallel) = (run.train.sequenceLength, run.parallel)
         try Self.check(model, run)
         for index in parallel.rematerializedLayers { model.blocks[index - 1].isRematerialized = true }
-        let cut = BatchCut(
-            rows: run.train.batchSize, time: time, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks)
+        func cut(replica: Int) -> BatchCut {
+            BatchCut(
+                rows: run.train.batchSize, time: time, microBatchCount: parallel.microBatches,
+                chunkCount: parallel.chunks, share: ReplicaShare(replica: replica, of: parallel.replicas))
+        }
+        let (cut, fullest) = (cut(replica: replica), cut(replica: parallel.replicas - 1))
         self.cut = cut
 
-        var schedule = try Self.schedule(parallel, rankCount: rankCount)
+        var schedule = try Self.schedule(parallel, rankCount: rankCount, microBatchCount: fullest.microBatchCount)
         let (placement, stageCount) = (schedule.placement, schedule.shape.stageCount)
         guard stageCount <= model.layerCount else {
             throw RunError.stagesExceedLayers(stages: stageCount, layers: model.layerCount)
         }
         let unit = UnitEstimate(
-            model: model, cut: cut, optimizerCopies: optimizerCopies, timings: timings, flopsPerSecond: flopsPerSecond)
+            model: model, cut: cut, replicaCount: parallel.replicas, optimizerCopies: optimizerCopies, timings: timings,
+            flopsPerSecond: flopsPerSecond)
         let partition =
             if case .explicit(let counts) = parallel.partition {
                 try Self.explicit(counts, layerCount: model.layerCount, stageCount: stageCount)
@@ -68,12 +77,18 @@ public struct RunPlan: Sendable {
         let ranges = (0..<stageCount).map { partition.layers(of: $0) }
         stageLayers = ranges
 
-        let options = LoweringOptions(receiveLookAhead: receiveLookAhead)
+        let options = LoweringOptions(
+            receiveLookAhead: receiveLookAhead, reducesReplicas: parallel.replicas > 1)
         schedule.shape.skips = SkipRouting(model.skips, stageLayers: ranges).edges
         self.schedule = schedule
-        training = try Lowering.lower(schedule, options: options)
+        var own = schedule
+        if cut.microBatchCount != fullest.microBatchCount {
+            own = try Self.schedule(parallel, rankCount: rankCount, microBatchCount: cut.microBatchCount)
+            own.shape.skips = schedule.shape.skips
+        }
+        training = try Lowering.lower(own, options: options)
         var evaluation = ScheduleCatalog.evaluation(
-            placement: placement, microBatchCount: parallel.microBatches, chunkCount: parallel.chunks)
+            placement: placement, microBatchCount: cut.microBatchCount, chunkCount: parallel.chunks)
         evaluation.shape.skips = schedule.shape.skips
         self.evaluation = try Lowering.lower(evaluation, options: options)
 
@@ -108,7 +123,7 @@ public struct RunPlan: Sendable {
 
     /// The order of compute actions, generated or read from a file.
     private static func schedule(
-        _ parallel: RunConfiguration.ParallelSection, rankCount: Int
+        _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int
     ) throws -> Schedule {
         switch parallel.schedule {
         case .named(let name):
@@ -116,14 +131,14 @@ public struct RunPlan: Sendable {
                 name,
                 ScheduleRequest(
                     rankCount: rankCount, virtualStages: parallel.virtualStages, placement: parallel.placement,
-                    microBatchCount: parallel.microBatches, chunkCount: parallel.chunks,
+                    microBatchCount: microBatchCount, chunkCount: parallel.chunks,
                     rematerialization: parallel.rematerialization))
-        case .file(let path): try read(path, parallel, rankCount: rankCount)
+        case .file(let path): try read(path, parallel, rankCount: rankCount, microBatchCount: microBatchCount)
         }
     }
 
     private static func read(
-        _ path: String, _ parallel: RunConfiguration.ParallelSection, rankCount: Int
+        _ path: String, _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int
     ) throws -> Schedule {
         let text = try FileSystem.readText(path)
         let schedule: Schedule
@@ -137,7 +152,7 @@ public struct RunPlan: Sendable {
         let wanted = [
             ("ranks", schedule.placement.rankCount, rankCount, "start \(schedule.placement.rankCount) ranks"),
             (
-                "micro-batches", shape.microBatchCount, parallel.microBatches,
+                "micro-batches", shape.microBatchCount, microBatchCount,
                 "set parallel.micro_batches: \(shape.microBatchCount)"
             ),
             ("chunks", shape.chunkCount, parallel.chunks, "set parallel.chunks: \(shape.chunkCount)"),

@@ -13,8 +13,9 @@ struct StreamState {
     /// In order of layer and name: `carry.<position in model.layers>.<name>`.
     let tensors: [(layer: Int, name: String, tensor: Tensor)]
 
-    /// What one rank's runtime holds now.
-    static func collect(_ session: Session) -> StreamState {
+    /// What one rank's runtime holds now, with the rows of all replicas in replica 0; the others end up with nothing.
+    /// Collective over the replicas of a rank.
+    static func collect(_ session: Session) throws -> StreamState {
         let cut = session.plan.cut
         var tensors: [(layer: Int, name: String, tensor: Tensor)] = []
         for layer in session.ownedLayers {
@@ -33,6 +34,11 @@ struct StreamState {
                             .update(from: source.pointer, count: source.count)
                     }
                 }
+                for l in members.indices {
+                    let start = whole.pointer + l * cut.rows * width
+                    try session.exchange?.collect(rows: cut, width: width, at: start)
+                }
+                guard session.share.replica == 0 else { continue }
                 tensors.append((layer, "carry.\(layer - 1).\(base)", whole))
             }
         }
@@ -80,5 +86,18 @@ struct StreamState {
             if !names.contains(base) { names.append(base) }
         }
         return names
+    }
+}
+
+extension ReplicaExchange {
+    /// Brings the rows of all replicas to replica 0. Collective over the replicas of a rank.
+    ///
+    /// - Parameter tensor: `[B, width]`; each replica has its own rows.
+    func collect(rows cut: BatchCut, width: Int, at tensor: UnsafeMutablePointer<Float>) throws {
+        let own = tensor + cut.rows(of: share).lowerBound * width
+        try collect(own, into: tensor) { share in
+            let rows = cut.rows(of: share)
+            return rows.lowerBound * width..<rows.upperBound * width
+        }
     }
 }

@@ -159,6 +159,7 @@ public final class TrainingLoop {
             "\(session.model.layerCount) layers, \(parameters) parameters; \(session.communicator.size) "
                 + (session.communicator.size == 1 ? "rank" : "ranks") + " × \(session.context.threads.threadCount) "
                 + (session.context.threads.threadCount == 1 ? "thread" : "threads")
+                + (run.parallel.replicas > 1 ? ", \(run.parallel.replicas) replicas" : "")
                 + ", schedule \(run.parallel.schedule), \(run.parallel.microBatches) micro-batches"
                 + (run.parallel.chunks > 1 ? " × \(run.parallel.chunks) chunks" : "") + "; stages "
                 + session.plan.stageLayers.map { "\($0.lowerBound)-\($0.upperBound - 1)" }.joined(separator: " | "))

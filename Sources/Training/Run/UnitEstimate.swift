@@ -25,7 +25,7 @@ struct UnitEstimate {
     /// Rows and positions, flattened.
     let tokens: Int
     let timings: [LayerTiming]
-    /// Parameters, gradients and optimiser state.
+    /// Parameters, gradients, what the other replicas have of this one's share of them, and optimiser state.
     let fixedBytes: [Int]
     /// Kept from a recorded forward to the weight gradient.
     let activationBytes: [Int]
@@ -36,10 +36,11 @@ struct UnitEstimate {
     private let inputBytes: [Int]
 
     init(
-        model: Model, cut: BatchCut, optimizerCopies: Int, timings measured: [LayerTiming]?, flopsPerSecond: Double
+        model: Model, cut: BatchCut, replicaCount: Int, optimizerCopies: Int, timings measured: [LayerTiming]?,
+        flopsPerSecond: Double
     ) {
         let layers = model.layers
-        let rows = (cut.rows + cut.microBatchCount - 1) / cut.microBatchCount
+        let rows = (cut.rows + cut.totalMicroBatchCount - 1) / cut.totalMicroBatchCount
         let tokens = rows * ((cut.time + cut.chunkCount - 1) / cut.chunkCount)
         self.tokens = tokens
         timings =
@@ -51,7 +52,13 @@ struct UnitEstimate {
                     forward: layer.forwardFLOPsPerToken(time: cut.time) * scale, inputGradient: backward / 2,
                     weightGradient: backward / 2)
             }
-        fixedBytes = layers.map { $0.uses.reduce(0) { $0 + $1.parameter.shape.count } * 4 * (2 + optimizerCopies) }
+        fixedBytes = layers.map { layer in
+            layer.uses.reduce(0) { sum, use in
+                let count = use.parameter.shape.count
+                let share = (count + replicaCount - 1) / replicaCount
+                return sum + 4 * (2 * count + (replicaCount - 1 + optimizerCopies) * share)
+            }
+        }
         let headRows = Tape.crossEntropyBlockRows(rows: tokens, vocabulary: model.vocabularySize)
         activationBytes = layers.enumerated().map { index, layer in
             // A single block of logits waits for the weight gradient.
