@@ -9,17 +9,17 @@ enum PlanDescription {
         let copies = run.optimizer.kind == .sgd ? (run.optimizer.momentum > 0 ? 1 : 0) : 2
         let plan = try RunPlan(
             model: model, run: run, rankCount: rankCount, optimizerCopies: copies, timings: timings)
-        let simulation = plan.simulation
+        let simulation = plan.layout.simulation
         let equal = try uniform(plan)
         let replicas = run.parallel.replicas > 1 ? " in each of \(run.parallel.replicas) replicas" : ""
         var lines = [
             "\(run.parallel.schedule), \(counted(rankCount, "rank"))\(replicas), "
-                + "\(counted(plan.stageCount, "stage")), \(plan.schedule.shape.microBatchCount) micro-batches"
+                + "\(counted(plan.stageCount, "stage")), \(plan.layout.schedule.shape.microBatchCount) micro-batches"
                 + (run.parallel.chunks > 1 ? " × \(run.parallel.chunks) chunks" : "")
                 + ", re-materialisation \(run.parallel.rematerialization.rawValue)",
             "",
         ]
-        let work = plan.costs.stages.map { $0.forward + $0.inputGradient + $0.weightGradient }
+        let work = plan.layout.costs.stages.map { $0.forward + $0.inputGradient + $0.weightGradient }
         let mean = work.reduce(0, +) / Double(work.count)
         for (stage, layers) in plan.stageLayers.enumerated() {
             let first = model.layers[layers.lowerBound].name
@@ -33,9 +33,9 @@ enum PlanDescription {
         lines.append("")
         for (rank, usage) in simulation.ranks.enumerated() {
             lines.append(
-                "rank \(rank): parameters with gradients and optimiser \(ModelDescription.bytes(plan.stateBytes[rank]))"
+                "rank \(rank): parameters with gradients and optimiser \(ModelDescription.bytes(plan.layout.stateBytes[rank]))"
                     + ", activations \(ModelDescription.bytes(usage.peakBytes)) in \(counted(usage.peakUnits, "unit"))"
-                    + ", peak \(ModelDescription.bytes(plan.predictedPeakBytes[rank]))"
+                    + ", peak \(ModelDescription.bytes(plan.layout.predictedPeakBytes[rank]))"
                     + ", bubble \(ModelDescription.fixed(100 * simulation.bubbleFraction(rank: rank), 1)) %")
         }
         lines += [
@@ -44,7 +44,7 @@ enum PlanDescription {
                 + " (uniform stages: \(ModelDescription.fixed(100 * equal.bubbleFraction, 1)) %)",
         ]
         if plan.training.shape.unitCount <= 1024 {
-            lines += ["", ScheduleDrawing.text(plan.schedule, equal, column: 1)]
+            lines += ["", ScheduleDrawing.text(plan.layout.schedule, equal, column: 1)]
         }
         return lines.joined(separator: "\n")
     }
@@ -52,7 +52,7 @@ enum PlanDescription {
     /// The same order for equal stages whose backward takes twice the forward, which the drawing shows.
     private static func uniform(_ plan: RunPlan) throws -> Simulation {
         let costs = CostModel.uniform(stageCount: plan.stageCount, forward: 1, inputGradient: 1, weightGradient: 1)
-        return try Simulator.simulate(plan.schedule, costs, keepsTimeline: true)
+        return try Simulator.simulate(plan.layout.schedule, costs, keepsTimeline: true)
     }
 
     private static func counted(_ count: Int, _ noun: String) -> String { "\(count) \(noun)" + (count == 1 ? "" : "s") }
