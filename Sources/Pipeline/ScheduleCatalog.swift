@@ -22,6 +22,11 @@ public enum ScheduleCatalog {
             name: name, shape: shape, placement: placement, ranks: ranks, peakUnits: ranks.map(peakUnits))
     }
 
+    /// The kind of placement that a schedule has; nil when there is no such schedule.
+    public static func placementKind(_ name: String) -> PlacementKind? {
+        generators.first { $0.name == name }?.placement
+    }
+
     /// Where a schedule puts its stages, and so how many there are; the schedule itself is not made.
     /// - Throws: `ScheduleError.unknownSchedule`; `.unsupported` when the request's placement or number of stages per
     ///   rank is not one the schedule can have.

@@ -20,7 +20,8 @@ import Testing
         // V shapes, rings, skips between ranks and within one.
         compute += (0..<40).map { RandomSchedule.compute(seed: $0) }
             .filter { $0.ranks.count > 1 && (6...12).contains($0.shape.unitCount) }.prefix(5)
-        compute.append(ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 3), microBatchCount: 2, chunkCount: 2))
+        compute.append(
+            ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 3), microBatchCount: 2, chunkCount: 2))
         return compute.enumerated().flatMap { number, schedule in
             let tight = LoweringOptions(receiveLookAhead: 1, sendWindow: 1, reducesReplicas: number % 2 == 0)
             let name = "\(number)-\(schedule.name)"

@@ -6,9 +6,9 @@ enum PlanDescription {
     static func text(
         model: Model, run: RunConfiguration, timings: [LayerTiming]?, rankCount: Int
     ) throws -> String {
-        let copies = run.optimizer.kind == .sgd ? (run.optimizer.momentum > 0 ? 1 : 0) : 2
         let plan = try RunPlan(
-            model: model, run: run, rankCount: rankCount, optimizerCopies: copies, timings: timings)
+            model: model, run: run, rankCount: rankCount, optimizerCopies: run.optimizer.stateNames.count,
+            timings: timings)
         let simulation = plan.layout.simulation
         let equal = try uniform(plan)
         let replicas = run.parallel.replicas > 1 ? " in each of \(run.parallel.replicas) replicas" : ""
@@ -56,4 +56,30 @@ enum PlanDescription {
     }
 
     private static func counted(_ count: Int, _ noun: String) -> String { "\(count) \(noun)" + (count == 1 ? "" : "s") }
+
+    /// The best layouts of a search, as a table.
+    static func text(_ choices: [Planner.Choice], rankCount: Int) -> String {
+        let rows =
+            [["", "step", "bubble", "peak/rank", "stages", "layout"]]
+            + choices.enumerated().map { place, choice in
+                [
+                    "\(place + 1)", ModelDescription.fixed(1e3 * choice.stepSeconds, 1) + " ms",
+                    ModelDescription.fixed(100 * choice.bubble, 1) + " %", ModelDescription.bytes(choice.peakBytes),
+                    "\(choice.layerCounts.count)", choice.summary,
+                ]
+            }
+        let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max()! }
+        let lines = rows.map { row in
+            zip(row, widths.dropLast() + [0])
+                .map { $0 + String(repeating: " ", count: max(0, $1 - $0.count)) }.joined(separator: "  ")
+        }
+        return "best layouts on \(counted(rankCount, "rank")), measured and simulated\n" + lines.joined(separator: "\n")
+    }
+}
+
+extension Planner.Choice {
+    /// The keys on one line.
+    var summary: String {
+        keys.filter { $0.key != "partition" }.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
+    }
 }
