@@ -46,8 +46,11 @@ public enum Binary {
     }
 
     /// Starts without waiting, for tests that signal the job while it runs.
+    ///
+    /// - Parameter launcher: further options of mpirun.
     public static func start(
-        _ arguments: [String], ranks: Int? = nil, environment: [String: String] = [:], directory: String? = nil
+        _ arguments: [String], ranks: Int? = nil, launcher: [String] = [], environment: [String: String] = [:],
+        directory: String? = nil
     ) throws -> RunningCommand {
         guard access(path, X_OK) == 0 else {
             throw BinaryError(description: "\(path) is missing; build the product 'seqtrain' or set SEQTRAIN_BINARY")
@@ -56,7 +59,7 @@ public enum Binary {
         var additions = environment
         if let ranks {
             guard let mpirun else { throw BinaryError(description: "there is no mpirun on the search path") }
-            command = [mpirun, "-n", "\(ranks)", "--oversubscribe"] + command
+            command = [mpirun, "-n", "\(ranks)", "--oversubscribe"] + launcher + command
             additions.merge(launchEnvironment) { mine, _ in mine }
         }
         return try RunningCommand(command, environment: additions, directory: directory)
@@ -156,6 +159,13 @@ public final class RunningCommand {
     /// `seqtrain` for the ranks under mpirun.
     public func descendants(named name: String? = nil) -> [pid_t] {
         tree().filter { name == nil || $0.name == name }.map(\.pid).sorted()
+    }
+
+    /// The process that is this rank of the job, while it lives.
+    public func process(ofRank rank: Int) -> pid_t? {
+        descendants(named: "seqtrain").first { pid in
+            Self.text("/proc/\(pid)/environ").split(separator: "\0").contains("OMPI_COMM_WORLD_RANK=\(rank)")
+        }
     }
 
     private func tree() -> [Process] {
