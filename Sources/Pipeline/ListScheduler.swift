@@ -128,21 +128,21 @@ struct ListScheduler {
 func shortest(_ candidates: [[[Action]]], _ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
     func slots(_ ranks: [[Action]]) -> Int32 {
         let schedule = Schedule(name: "candidate", shape: shape, placement: placement, ranks: ranks)
-        var walk = ScheduleWalk(schedule)
-        let fixed = walk
+        let index = ScheduleIndex(shape)
+        var walk = ScheduleWalk(schedule, index)
         var now = [Int32](repeating: 0, count: ranks.count)
         var activationReady = [Int32](repeating: 0, count: shape.unitCount)
         var gradientReady = activationReady
-        walk.run { rank, _, action, index in
+        walk.run { rank, _, action, unit in
             switch action.kind {
             case .forward:
-                let source = fixed.upstream(action, index)
+                let source = index.upstream(action, unit, edge: 0)
                 now[rank] = max(now[rank], source < 0 ? 0 : activationReady[source]) + 1
-                activationReady[index] = now[rank]
+                activationReady[unit] = now[rank]
             case .inputGradient:
-                let source = fixed.downstream(action, index)
+                let source = index.downstream(action, unit, edge: 0)
                 now[rank] = max(now[rank], source < 0 ? 0 : gradientReady[source]) + 1
-                gradientReady[index] = now[rank]
+                gradientReady[unit] = now[rank]
             default: now[rank] += 1
             }
         }
