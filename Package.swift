@@ -44,7 +44,8 @@ let package = Package(
             ],
             swiftSettings: swiftSettings),
         .target(
-            name: "TestSupport", dependencies: ["Models", "Autograd", "Tensors", "Kernels", "Communication"],
+            name: "TestSupport",
+            dependencies: ["Pipeline", "Models", "Autograd", "Tensors", "Kernels", "Communication"],
             path: "Tests/TestSupport", swiftSettings: swiftSettings),
         .testTarget(name: "KernelsTests", dependencies: ["Kernels", "TestSupport"], swiftSettings: swiftSettings),
         .testTarget(

@@ -15,8 +15,8 @@ public struct ScheduleViolation: Hashable, Sendable, CustomStringConvertible {
 /// Proves that a schedule, with or without communication, trains what it claims to train.
 ///
 /// Checked: every action lies on the rank of its stage; each unit has one F, and in training one B or one I and one W;
-/// R exactly where F was not recorded; weight gradients of a stage in micro-batch order, within it in reverse chunk
-/// order; never more live units than declared; in a lowered schedule one SEND, RECV and WAIT for each edge between
+/// R exactly where F was not recorded; input gradients of a stage, and weight gradients, in micro-batch order, within it in
+/// reverse chunk order; never more live units than declared; in a lowered schedule one SEND, RECV and WAIT for each edge between
 /// ranks and none inside a rank, REDUCE_DP of each stage after its last weight gradient if there are replicas, and
 /// REDUCE_TIED and STEP at the end of every list; finally, by running all lists
 /// against each other under rendezvous semantics, that every dependency is met in order and no rank waits for ever.
@@ -226,15 +226,26 @@ private struct ScheduleCensus {
     private mutating func checkGradientOrder(_ rank: Int, _ actions: [Action]) {
         // Next place in the accumulation order, per stage and recursion.
         var next = [Int](repeating: 0, count: shape.stageCount * shape.recursionCount)
+        var nextInput = next
         func unit(_ place: Int, _ stage: Int, _ recursion: Int) -> UnitOfWork {
             let (microBatch, chunk) = place.quotientAndRemainder(dividingBy: shape.chunkCount)
             return UnitOfWork(
                 stage: stage, microBatch: microBatch, chunk: shape.chunkCount - 1 - chunk, recursion: recursion)
         }
         for (position, action) in actions.enumerated() {
+            let slot = action.stage * shape.recursionCount + action.recursion
+            if action.kind == .inputGradient || action.kind == .backward {
+                // Layers that recompute themselves, and a head whose logits do not fit, add weight gradients here.
+                if action.unit != unit(nextInput[slot], action.stage, action.recursion) {
+                    return report(
+                        rank, position, action,
+                        "input gradients run in micro-batch, then reverse chunk order; "
+                            + "'\(unit(nextInput[slot], action.stage, action.recursion))' comes first")
+                }
+                nextInput[slot] += 1
+            }
             switch action.kind {
             case .weightGradient, .backward:
-                let slot = action.stage * shape.recursionCount + action.recursion
                 if action.unit != unit(next[slot], action.stage, action.recursion) {
                     return report(
                         rank, position, action,

@@ -1,6 +1,7 @@
 import Communication
 import Glibc
 import Pipeline
+import TestSupport
 import Synchronization
 import Testing
 

@@ -1,4 +1,5 @@
 import Pipeline
+import TestSupport
 import Testing
 
 /// Small changes to legal schedules. What the verifier says must agree with `ValueMachine`, which runs them on numbers.

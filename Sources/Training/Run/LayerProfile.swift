@@ -15,10 +15,11 @@ enum LayerProfile {
     static func timings(
         sizes: [UnitSize], threadCount: Int, communicator: any Communicator, makeModel: () throws -> Model
     ) throws -> [UnitSize: [LayerTiming]] {
-        let layers = try Collective.agree(communicator) { try makeModel().layers }
+        // The model owns the parameters that its layers' use-sites refer to, so it must outlive them.
+        let model = try Collective.agree(communicator) { try makeModel() }
         var result: [UnitSize: [LayerTiming]] = [:]
         for size in sizes {
-            let kinds = layers.map { LayerKind($0, time: size.time) }
+            let kinds = model.layers.map { LayerKind($0, time: size.time) }
             let distinct = kinds.indices.filter { kinds[..<$0].firstIndex(of: kinds[$0]) == nil }
             var seconds = [Double](repeating: 0, count: 3 * distinct.count)
             for (place, index) in distinct.enumerated() where place % communicator.size == communicator.rank {

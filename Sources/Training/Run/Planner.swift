@@ -73,11 +73,11 @@ struct Planner {
         var failure: (any Error)?
         for batching in batchings {
             let measured = timings(batching.unit(run))
-            for parallel in candidates(batching) {
+            for candidate in candidates(batching) {
                 // A layout that is slower without any bubble need not be simulated.
                 let bound = best.count < count ? .infinity : best.last!.stepSeconds
                 do {
-                    guard let choice = try evaluate(parallel, measured, bound: bound) else { continue }
+                    guard let choice = try leastRecomputed(candidate, measured, bound: bound) else { continue }
                     let place = best.firstIndex { choice.stepSeconds < $0.stepSeconds } ?? best.count
                     best.insert(choice, at: place)
                     if best.count > count { best.removeLast() }
@@ -103,17 +103,14 @@ struct Planner {
             let stages = rankCount / replicas
             for schedule in schedules(stages: stages) {
                 for virtualStages in virtualStageCounts(schedule, stages: stages) {
-                    for rematerialization in rematerializations {
-                        var parallel = run.parallel
-                        parallel.stages = stages
-                        parallel.replicas = replicas
-                        parallel.schedule = schedule
-                        parallel.virtualStages = virtualStages
-                        parallel.rematerialization = rematerialization
-                        parallel.microBatches = batching.microBatches
-                        parallel.chunks = batching.chunks
-                        result.append(parallel)
-                    }
+                    var parallel = run.parallel
+                    parallel.stages = stages
+                    parallel.replicas = replicas
+                    parallel.schedule = schedule
+                    parallel.virtualStages = virtualStages
+                    parallel.microBatches = batching.microBatches
+                    parallel.chunks = batching.chunks
+                    result.append(parallel)
                 }
             }
         }
@@ -142,9 +139,23 @@ struct Planner {
         return (2...4).filter { stages * $0 <= model.layerCount }
     }
 
-    /// Least recomputation first: more of it never saves time, only memory.
-    private var rematerializations: [Rematerialization] {
-        run.parallel.isGiven("rematerialize") ? [run.parallel.rematerialization] : [.never, .exceptLast, .always]
+    /// Recomputation never saves time, so there is no more of it than the memory asks for.
+    private func leastRecomputed(
+        _ parallel: RunConfiguration.ParallelSection, _ timings: [LayerTiming], bound: Double
+    ) throws -> Choice? {
+        var parallel = parallel
+        if run.parallel.isGiven("rematerialize") { return try evaluate(parallel, timings, bound: bound) }
+        var failure: RunError?
+        for rematerialization in [Rematerialization.never, .exceptLast, .always] {
+            parallel.rematerialization = rematerialization
+            do {
+                return try evaluate(parallel, timings, bound: bound)
+            } catch let error as RunError {
+                guard case .memory = error else { throw error }
+                failure = error
+            }
+        }
+        throw failure!
     }
 
     private func evaluate(

@@ -1,14 +1,13 @@
 import Pipeline
 
 /// Legal schedules of no particular sense: any placement, skips, ring, chunks, split or joint backwards, recomputes,
-/// in any order that the values allow.
-enum RandomSchedule {
-    static func compute(seed: UInt64) -> Schedule {
+/// in any order that the values and the order of accumulation allow.
+public enum RandomSchedule {
+    /// Sizes, skips and passes are random too.
+    public static func compute(seed: UInt64) -> Schedule {
         var random = SplitMix(state: seed)
-        let rankCount = 1 + random.below(3)
-        var placement = Array(0..<rankCount) + (0..<random.below(3)).map { _ in random.below(rankCount) }
-        placement.shuffle(using: &random)
-        let stageCount = placement.count
+        let placement = placement(rankCount: 1 + random.below(3), &random)
+        let stageCount = placement.stageCount
         let skips = (0..<(stageCount > 1 ? random.below(3) : 0)).map { _ in
             let from = random.below(stageCount - 1)
             return SkipEdge(fromStage: from, toStage: from + 1 + random.below(stageCount - 1 - from))
@@ -16,6 +15,27 @@ enum RandomSchedule {
         let shape = ScheduleShape(
             stageCount: stageCount, microBatchCount: 1 + random.below(3), chunkCount: 1 + random.below(2),
             recursionCount: 1 + random.below(4) / 3, skips: skips)
+        return compute(shape, placement, &random)
+    }
+
+    /// Any placement on the ranks, up to two more stages than ranks.
+    public static func compute(seed: UInt64, rankCount: Int, microBatchCount: Int, chunkCount: Int) -> Schedule {
+        var random = SplitMix(state: seed)
+        let placement = placement(rankCount: rankCount, &random)
+        let shape = ScheduleShape(
+            stageCount: placement.stageCount, microBatchCount: microBatchCount, chunkCount: chunkCount)
+        return compute(shape, placement, &random)
+    }
+
+    private static func placement(rankCount: Int, _ random: inout SplitMix) -> Placement {
+        var ranks = Array(0..<rankCount) + (0..<random.below(3)).map { _ in random.below(rankCount) }
+        ranks.shuffle(using: &random)
+        return Placement(ranks: ranks)
+    }
+
+    private static func compute(
+        _ shape: ScheduleShape, _ placement: Placement, _ random: inout SplitMix
+    ) -> Schedule {
         var remaining = (0..<shape.unitCount).flatMap { index -> [Action] in
             let unit = shape.unit(at: index)
             let isRecorded = random.below(3) > 0
@@ -24,11 +44,11 @@ enum RandomSchedule {
                     ? [Action(.backward, unit)] : [Action(.inputGradient, unit), Action(.weightGradient, unit)])
         }
         var done: Set<String> = []
-        var ranks = [[Action]](repeating: [], count: rankCount)
+        var ranks = [[Action]](repeating: [], count: placement.rankCount)
         while !remaining.isEmpty {
             let ready = remaining.indices.filter { needs(remaining[$0], shape).isSubset(of: done) }
             let action = remaining.remove(at: ready[random.below(ready.count)])
-            ranks[placement[action.stage]].append(action)
+            ranks[placement.ranks[action.stage]].append(action)
             let words: [String] =
                 switch action.kind {
                 case .backward: ["I", "W"]
@@ -39,7 +59,7 @@ enum RandomSchedule {
             for word in words { done.insert("\(word) \(action.unit)") }
         }
         var schedule = Schedule(
-            name: "random", shape: shape, placement: Placement(ranks: placement), ranks: ranks)
+            name: "random", shape: shape, placement: placement, ranks: ranks)
         schedule.peakUnits = ranks.map(peak)
         return schedule
     }
@@ -68,11 +88,19 @@ enum RandomSchedule {
             }
         default: need("I") { _ in }
         }
-        if action.kind == .weightGradient || action.kind == .backward {
+        // The order of accumulation.
+        let halves: [String] =
+            switch action.kind {
+            case .inputGradient: ["I"]
+            case .weightGradient: ["W"]
+            case .backward: ["I", "W"]
+            default: []
+            }
+        for half in halves {
             if unit.chunk < shape.chunkCount - 1 {
-                need("W") { $0.chunk += 1 }
+                need(half) { $0.chunk += 1 }
             } else if unit.microBatch > 0 {
-                need("W") {
+                need(half) {
                     $0.microBatch -= 1
                     $0.chunk = 0
                 }
