@@ -1,3 +1,4 @@
+import FaultyRank
 import Foundation
 import Glibc
 import TestSupport
@@ -7,6 +8,29 @@ import Testing
 @Suite(.enabled(if: Binary.mpirun != nil)) struct FaultTests {
     static let rankCount = 3
     static let deadline = 2.0
+
+    /// Every kind of action with one fault on one rank, both in turn. All faults on all ranks are tested in process.
+    @Test func aFaultAtEachAction() throws {
+        let cases = FaultyExecutor.points.enumerated().map { index, point in
+            (point: point, fault: Fault.allCases[index % 3], rank: (index + index / 3) % Self.rankCount)
+        }
+        let start = ContinuousClock.now
+        let jobs = try cases.map {
+            try Binary.start(
+                [$0.point, $0.fault.rawValue, "\($0.rank)", "\(Self.deadline)"], ranks: Self.rankCount,
+                launcher: ["--enable-recovery"], path: Binary.built("FaultyRank"))
+        }
+        for ((point, fault, rank), job) in zip(cases, jobs) {
+            let text = job.wait(timeout: 30).errorOutput
+            let ending = fault == .error ? "failed as reported above" : "did not report within 1.0 s"
+            let words = Comment(rawValue: "\(fault) of rank \(rank) at \(point): \(text)")
+            #expect(text.contains("cause: rank \(rank) \(ending)"), words)
+            for other in 0..<Self.rankCount where other != rank || fault == .error {
+                #expect(text.components(separatedBy: "[rank \(other)/\(Self.rankCount)").count == 2, words)
+            }
+        }
+        #expect(ContinuousClock.now - start < .seconds(30))
+    }
 
     private struct Ending {
         var result: CommandResult
