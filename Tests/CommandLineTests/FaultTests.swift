@@ -24,9 +24,9 @@ import Testing
             let text = job.wait(timeout: 30).errorOutput
             let ending = fault == .error ? "failed as reported above" : "did not report within 1.0 s"
             let words = Comment(rawValue: "\(fault) of rank \(rank) at \(point): \(text)")
-            #expect(text.contains("cause: rank \(rank) \(ending)"), words)
+            #expect(text.contains("cause: rank \(rank) \(ending)") && Self.count("cause: ", text) == 1, words)
             for other in 0..<Self.rankCount where other != rank || fault == .error {
-                #expect(text.components(separatedBy: "[rank \(other)/\(Self.rankCount)").count == 2, words)
+                #expect(Self.count("[rank \(other)/\(Self.rankCount)", text) == 1, words)
             }
         }
         #expect(ContinuousClock.now - start < .seconds(30))
@@ -67,6 +67,8 @@ import Testing
         }
     }
 
+    private static func count(_ part: String, _ text: String) -> Int { text.components(separatedBy: part).count - 1 }
+
     private static func isAlive(_ process: pid_t) -> Bool {
         let name = try? String(contentsOfFile: "/proc/\(process)/comm", encoding: .utf8)
         return name == "seqtrain\n"
@@ -77,8 +79,9 @@ import Testing
             let text = ending.result.errorOutput
             #expect(ending.result.status == 1 && ending.survivors == 0, "\(text)")
             #expect(text.contains("cause: rank \(rank) did not report within 1.0 s"), "\(text)")
+            #expect(Self.count("cause: ", text) == 1, "\(text)")
             for other in 0..<Self.rankCount where other != rank {
-                #expect(text.components(separatedBy: "[rank \(other)/\(Self.rankCount)").count == 2, "\(text)")
+                #expect(Self.count("[rank \(other)/\(Self.rankCount)", text) == 1, "\(text)")
             }
             #expect(ending.seconds > Self.deadline && ending.seconds < Self.deadline + 10)
         }
