@@ -145,8 +145,9 @@ public final class InProcessWorld: Sendable {
 
     /// The first failure counts; later ones report what else was going on.
     func abort(rank: Int, exitCode: Int32, because error: any Error) {
-        let report = RankReport(error, rank: rank, rankCount: size, exitCode: exitCode)
         failure.withLock { failure in
+            let report = RankReport(
+                error, rank: rank, rankCount: size, exitCode: exitCode, earlierOrigin: failure?.rank)
             if failure == nil {
                 let postMortem = PostMortem(rankCount: size, grace: grace)
                 failure = RankFailure(rank: rank, rankCount: size, underlying: error, postMortem: postMortem)

@@ -98,16 +98,18 @@ public final class MPICommunicator: Communicator {
     /// by themselves prints the conclusion and calls `MPI_Abort`; the rest wait for that.
     public func abort(exitCode: Int32, because error: any Error) {
         fflush(nil)
-        let mine = RankReport(error, rank: rank, rankCount: size, exitCode: exitCode)
-        Self.say(mine.text)
-        send(mine)
         let grace = policy.grace
         var postMortem = PostMortem(rankCount: size, grace: grace)
-        postMortem.add(mine)
         for report in reports.withLock({ $0 }) { postMortem.add(report) }
+        // MPI may be in disorder by now; then there is just less to say.
+        while let report = try? takeReport() { postMortem.add(report) }
+        let mine = RankReport(
+            error, rank: rank, rankCount: size, exitCode: exitCode, earlierOrigin: postMortem.reports.first?.origin)
+        postMortem.add(mine)
+        Self.say(mine.text)
+        send(mine)
         let start = monotonicNanoseconds()
         while !postMortem.isComplete, Double(monotonicNanoseconds() - start) * 1e-9 < grace {
-            // MPI may be in disorder by now; then there is just less to say.
             if let report = try? takeReport() { postMortem.add(report) } else { usleep(1000) }
         }
         if postMortem.origin?.rank == rank {

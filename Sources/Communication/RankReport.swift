@@ -29,7 +29,10 @@ public struct RankReport: Equatable, Sendable {
     public var text: String
 
     /// What `error`, with which a rank leaves its work, says about that rank.
-    init(_ error: any Error, rank: Int, rankCount: Int, exitCode: Int32) {
+    ///
+    /// - Parameter earlierOrigin: a rank that is known to have ended the job; then a deadline that expires now, as on a
+    ///   rank that was stopped for a while, ends nothing.
+    init(_ error: any Error, rank: Int, rankCount: Int, exitCode: Int32, earlierOrigin: Int?) {
         self.rank = rank
         self.exitCode = exitCode
         text = error is any LocatedError ? "\(error)" : "[rank \(rank)/\(rankCount)] \(error)"
@@ -43,6 +46,7 @@ public struct RankReport: Equatable, Sendable {
         case .aborted(let other): (origin, state) = (other, .working)
         default: break
         }
+        if let earlierOrigin, state == .waiting { origin = earlierOrigin }
     }
 
     /// The rank's part was over when the job ended.

@@ -35,20 +35,21 @@ enum JobRunner {
             report("\(error)")
             throw JobExit(code: 1)
         }
-        var exit: JobExit?
+        var failure: RunError?
         do {
             do {
                 try body(communicator)
             } catch let error as RunError {
                 // Every rank holds the same error and has left the same call: one speaks, all leave in order.
                 if communicator.rank == 0 { report("seqtrain: \(error)") }
-                exit = JobExit(code: error.exitCode)
+                failure = error
             }
             try communicator.finish()
         } catch {
-            communicator.abort(exitCode: exit?.code ?? RunError.exitCode(of: error), because: error)
+            let cause: any Error = failure ?? error
+            communicator.abort(exitCode: RunError.exitCode(of: cause), because: cause)
         }
-        if let exit { throw exit }
+        if let failure { throw JobExit(code: failure.exitCode) }
     }
 
     private static func runInProcess(size: Int, _ body: @escaping @Sendable (any Communicator) throws -> Void) throws {

@@ -1,3 +1,4 @@
+import FaultyRank
 import Foundation
 import Glibc
 import TestSupport
@@ -7,6 +8,29 @@ import Testing
 @Suite(.enabled(if: Binary.mpirun != nil)) struct FaultTests {
     static let rankCount = 3
     static let deadline = 2.0
+
+    /// Every kind of action with one fault on one rank, both in turn. All faults on all ranks are tested in process.
+    @Test func aFaultAtEachAction() throws {
+        let cases = FaultyExecutor.points.enumerated().map { index, point in
+            (point: point, fault: Fault.allCases[index % 3], rank: (index + index / 3) % Self.rankCount)
+        }
+        let start = ContinuousClock.now
+        let jobs = try cases.map {
+            try Binary.start(
+                [$0.point, $0.fault.rawValue, "\($0.rank)", "\(Self.deadline)"], ranks: Self.rankCount,
+                launcher: ["--enable-recovery"], path: Binary.built("FaultyRank"))
+        }
+        for ((point, fault, rank), job) in zip(cases, jobs) {
+            let text = job.wait(timeout: 30).errorOutput
+            let ending = fault == .error ? "failed as reported above" : "did not report within 1.0 s"
+            let words = Comment(rawValue: "\(fault) of rank \(rank) at \(point): \(text)")
+            #expect(text.contains("cause: rank \(rank) \(ending)") && Self.count("cause: ", text) == 1, words)
+            for other in 0..<Self.rankCount where other != rank || fault == .error {
+                #expect(Self.count("[rank \(other)/\(Self.rankCount)", text) == 1, words)
+            }
+        }
+        #expect(ContinuousClock.now - start < .seconds(30))
+    }
 
     private struct Ending {
         var result: CommandResult
@@ -43,6 +67,8 @@ import Testing
         }
     }
 
+    private static func count(_ part: String, _ text: String) -> Int { text.components(separatedBy: part).count - 1 }
+
     private static func isAlive(_ process: pid_t) -> Bool {
         let name = try? String(contentsOfFile: "/proc/\(process)/comm", encoding: .utf8)
         return name == "seqtrain\n"
@@ -53,8 +79,9 @@ import Testing
             let text = ending.result.errorOutput
             #expect(ending.result.status == 1 && ending.survivors == 0, "\(text)")
             #expect(text.contains("cause: rank \(rank) did not report within 1.0 s"), "\(text)")
+            #expect(Self.count("cause: ", text) == 1, "\(text)")
             for other in 0..<Self.rankCount where other != rank {
-                #expect(text.components(separatedBy: "[rank \(other)/\(Self.rankCount)").count == 2, "\(text)")
+                #expect(Self.count("[rank \(other)/\(Self.rankCount)", text) == 1, "\(text)")
             }
             #expect(ending.seconds > Self.deadline && ending.seconds < Self.deadline + 10)
         }

@@ -6,11 +6,16 @@ public enum Binary {
     /// `SEQTRAIN_BINARY`, or the executable that the package manager put beside the test bundle.
     public static let path: String = {
         if let path = ProcessInfo.processInfo.environment["SEQTRAIN_BINARY"] { return path }
-        let bundle =
-            (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"))
-            ?? CommandLine.arguments[0]
-        return URL(fileURLWithPath: bundle).deletingLastPathComponent().appendingPathComponent("seqtrain").path
+        return built("seqtrain")
     }()
+
+    private static let bundle =
+        (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? CommandLine.arguments[0]
+
+    /// Another executable of this package, from the directory of the test bundle.
+    public static func built(_ name: String) -> String {
+        URL(fileURLWithPath: bundle).deletingLastPathComponent().appendingPathComponent(name).path
+    }
 
     /// mpirun on the search path; nil where there is none, for `.enabled(if:)`.
     public static let mpirun: String? = {
@@ -47,10 +52,12 @@ public enum Binary {
 
     /// Starts without waiting, for tests that signal the job while it runs.
     ///
-    /// - Parameter launcher: further options of mpirun.
+    /// - Parameters:
+    ///   - launcher: further options of mpirun.
+    ///   - path: another executable instead of `seqtrain`.
     public static func start(
         _ arguments: [String], ranks: Int? = nil, launcher: [String] = [], environment: [String: String] = [:],
-        directory: String? = nil
+        directory: String? = nil, path: String = path
     ) throws -> RunningCommand {
         guard access(path, X_OK) == 0 else {
             throw BinaryError(description: "\(path) is missing; build the product 'seqtrain' or set SEQTRAIN_BINARY")
