@@ -121,7 +121,7 @@ public struct RunPlan: Sendable {
         }
         self.stageCosts = stageCosts
         simulation = try Simulator.simulate(
-            schedule, CostModel(stages: stageCosts, latency: 2e-6, bandwidth: 10e9), keepsTimeline: true)
+            schedule, CostModel(stages: stageCosts, messages: MessageCost(latency: 2e-6, bandwidth: 10e9)), keepsTimeline: true)
         let usage = simulation.ranks
         predictedPeakBytes = ranges.enumerated().map { stage, range in
             Self.withSlack(stateBytes[stage] + usage[stage].peakBytes + range.map { temporaries[$0] }.max()!)
