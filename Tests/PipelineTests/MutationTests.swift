@@ -189,7 +189,7 @@ import Testing
             }
             var costs = CostModel.uniform(stageCount: mutant.shape.stageCount)
             for stage in costs.stages.indices { costs.stages[stage].forward = Double(random.below(100)) }
-            costs.latency = Double(random.below(50))
+            costs.messages.latency = Double(random.below(50))
             #expect(((try? Simulator.simulate(mutant, costs)) != nil) == verdict)
         }
     }

@@ -57,7 +57,7 @@ public struct Layout: Sendable {
         let stateBytes = layersOfRank.map { layers in layers.reduce(0) { $0 + unit.fixedBytes[$1] } }
         self.stateBytes = stateBytes
         costs = CostModel(
-            stages: ranges.map { unit.stageCost($0) }, latency: 2e-6, bandwidth: 10e9,
+            stages: ranges.map { unit.stageCost($0) }, messages: MessageCost(latency: 2e-6, bandwidth: 10e9),
             step: Double(stateBytes.max()!) / Self.updateBytesPerSecond)
         simulation = try Simulator.simulate(schedule, costs, keepsTimeline: keepsTimeline)
         let usage = simulation.ranks
