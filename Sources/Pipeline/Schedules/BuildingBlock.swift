@@ -35,11 +35,13 @@ struct BuildingBlock {
     /// - Parameter capacity: units that the repeated block keeps alive on a rank at most.
     func actions(_ shape: ScheduleShape, _ placement: Placement, capacity: Int) -> [[Action]] {
         let repeated = (0..<placement.rankCount).map { list(rank: $0, shape) }
-        return shortest([repeated, scheduled(shape, placement, capacity: capacity)], shape, placement)
+        return shorter(repeated, shape, placement, capacity: capacity)
     }
 
-    /// Lists in which the block only says what is urgent.
-    func scheduled(_ shape: ScheduleShape, _ placement: Placement, capacity: Int) -> [[Action]] {
+    /// The lists given, or the list scheduler's if they take fewer slots.
+    func shorter(
+        _ ranks: [[Action]], _ shape: ScheduleShape, _ placement: Placement, capacity: Int
+    ) -> [[Action]] {
         // Units alive in the repeated block, from forward to weight gradient.
         var promised = zip(forward, inputGradient).map { forward, inputGradient in
             max(shape.chunkCount, (inputGradient + 2 - forward + Self.period - 1) / Self.period)
@@ -51,7 +53,8 @@ struct BuildingBlock {
         let scheduler = ListScheduler(
             shape: shape, placement: placement, forwardDue: forward, inputGradientDue: inputGradient,
             period: Self.period, capacity: capacity, promised: promised)
-        return scheduler.actions()
+        let scheduled = scheduler.run()
+        return scheduled.slots < slots(ranks, shape, placement) ? scheduled.ranks : ranks
     }
 
     /// One rank's list: the block's actions, repeated.

@@ -24,8 +24,7 @@ enum ZeroBubbleV: ScheduleGenerator {
         // Too short a step for the written order to pay off.
         let block = BuildingBlock(
             rankCount: placement.rankCount, chunkCount: shape.chunkCount, down: 3, up: 3, turn: 2)
-        let scheduled = block.scheduled(shape, placement, capacity: steady + shape.chunkCount)
-        return shortest([written, scheduled], shape, placement)
+        return block.shorter(written, shape, placement, capacity: steady + shape.chunkCount)
     }
 
     private static func writtenActions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
