@@ -31,7 +31,8 @@ struct ListScheduler {
         var live: Int { forwards - weightGradients }
     }
 
-    func actions() -> [[Action]] {
+    /// The lists and how many slots they take.
+    func run() -> (ranks: [[Action]], slots: Int) {
         let units = shape.unitsPerStage
         let last = shape.stageCount - 1
         let isTraining = shape.purpose == .training
@@ -74,7 +75,7 @@ struct ListScheduler {
                 }
             }
         }
-        return lists
+        return (lists, slot)
     }
 
     private func start(_ kind: Action.Kind, _ stage: Int, _ progress: inout Progress) -> Action {
@@ -124,29 +125,25 @@ struct ListScheduler {
     }
 }
 
-/// The candidate whose step takes fewer slots when every action takes one; the first of equals.
-func shortest(_ candidates: [[[Action]]], _ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
-    func slots(_ ranks: [[Action]]) -> Int32 {
-        let schedule = Schedule(name: "candidate", shape: shape, placement: placement, ranks: ranks)
-        let index = ScheduleIndex(shape)
-        var walk = ScheduleWalk(schedule, index)
-        var now = [Int32](repeating: 0, count: ranks.count)
-        var activationReady = [Int32](repeating: 0, count: shape.unitCount)
-        var gradientReady = activationReady
-        walk.run { rank, _, action, unit in
-            switch action.kind {
-            case .forward:
-                let source = index.upstream(action, unit, edge: 0)
-                now[rank] = max(now[rank], source < 0 ? 0 : activationReady[source]) + 1
-                activationReady[unit] = now[rank]
-            case .inputGradient:
-                let source = index.downstream(action, unit, edge: 0)
-                now[rank] = max(now[rank], source < 0 ? 0 : gradientReady[source]) + 1
-                gradientReady[unit] = now[rank]
-            default: now[rank] += 1
-            }
+/// Slots that given lists take when every action takes one.
+func slots(_ ranks: [[Action]], _ shape: ScheduleShape, _ placement: Placement) -> Int {
+    let index = ScheduleIndex(shape)
+    var walk = ScheduleWalk(Schedule(name: "timed", shape: shape, placement: placement, ranks: ranks), index)
+    var now = [Int32](repeating: 0, count: ranks.count)
+    var activationReady = [Int32](repeating: 0, count: shape.unitCount)
+    var gradientReady = activationReady
+    walk.run { rank, _, action, unit in
+        switch action.kind {
+        case .forward:
+            let source = index.upstream(action, unit, edge: 0)
+            now[rank] = max(now[rank], source < 0 ? 0 : activationReady[source]) + 1
+            activationReady[unit] = now[rank]
+        case .inputGradient:
+            let source = index.downstream(action, unit, edge: 0)
+            now[rank] = max(now[rank], source < 0 ? 0 : gradientReady[source]) + 1
+            gradientReady[unit] = now[rank]
+        default: now[rank] += 1
         }
-        return now.max()!
     }
-    return candidates.min { slots($0) < slots($1) }!
+    return Int(now.max()!)
 }

@@ -68,7 +68,7 @@ public enum ScheduleCatalog {
         let scheduler = ListScheduler(
             shape: shape, placement: placement, forwardDue: stages.map { -$0 }, inputGradientDue: stages.map { _ in 0 },
             period: 0, capacity: 0, promised: stages.map { _ in 0 })
-        let ranks = scheduler.actions()
+        let ranks = scheduler.run().ranks
         return Schedule(
             name: "forward", shape: shape, placement: placement, ranks: ranks, peakUnits: ranks.map { _ in 0 })
     }

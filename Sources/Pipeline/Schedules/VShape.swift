@@ -2,17 +2,18 @@
 /// backward starts where the first forward did, and every rank holds the same. For 2 ranks, 3 micro-batches (written
 /// stage:micro-batch):
 ///
-///     rank 0  F0:0 F0:1 F0:2 F3:0 I3:0 W3:0 F3:1 I3:1 W3:1 I0:0 W0:0 F3:2 I3:2 W3:2 I0:1 W0:1 I0:2 W0:2
-///     ...
+///     rank 0  F0:0 F0:1 F0:2 F3:0 I3:0 W3:0 F3:1 I3:1 W3:1 I0:0 W0:0 F3:2 I3:2 W3:2 I0:1 W0:1 I0:2 W0:2 .
+///     rank 1  .    F1:0 F2:0 F1:1 F2:1 I2:0 W2:0 F1:2 I1:0 W1:0 F2:2 I2:1 W2:1 I1:1 I2:2 I1:2 W1:1 W2:2 W1:2
 ///
-/// Rank `r` runs `2(p−1−r)+1` forwards of its first stage ahead, then `r` pairs of forwards, then turns to the backwards
-/// of its second stage until those of its first arrive; from there on forward, I and W of both stages alternate.
-/// At the end weight gradients wait until no input gradient is due. With chunks, `k−1` more pairs run ahead.
+/// Rank `r` runs `2(p−1−r)+1` forwards of its first stage ahead, then `r` pairs of forwards, then turns to the
+/// backwards of its second stage until those of its first arrive; from there on forward, I and W of both stages
+/// alternate. At the end weight gradients wait until no input gradient is due. With chunks, `k−1` more pairs run
+/// ahead.
 ///
-/// At most `2p + 2(k−1)` units of a stage, `p + k − 1` chunks of a rank, are alive. With `F = I = W` no rank waits
-/// between its first and its last action: as rank `p−1` starts after `p−1` stages and the step ends on all ranks
-/// together, the bubble is `(p−1)F/(2k)` for `mk ≥ 2(p−1)+k`, half of ZB-H1's and the least possible. Messages: twice
-/// those of one stage per rank.
+/// `min(2p + 2(k−1), 2mk)` units are alive, as much as under ZB-H1 at `k = 1`. With `F = I = W` no rank waits between
+/// its first and its last action: as rank `p−1` starts after `p−1` stages and the step ends on all ranks together,
+/// the bubble is `(p−1)F/(2k)` for `mk ≥ 2(p−1)+k`, half of ZB-H1's and the least possible. Shorter steps take the
+/// list scheduler's order where it is shorter. Messages: twice those of one stage per rank.
 enum ZeroBubbleV: ScheduleGenerator {
     static let name = "zb_v"
     static let placement = PlacementKind.vShape
@@ -24,8 +25,7 @@ enum ZeroBubbleV: ScheduleGenerator {
         // Too short a step for the written order to pay off.
         let block = BuildingBlock(
             rankCount: placement.rankCount, chunkCount: shape.chunkCount, down: 3, up: 3, turn: 2)
-        let scheduled = block.scheduled(shape, placement, capacity: steady + shape.chunkCount)
-        return shortest([written, scheduled], shape, placement)
+        return block.shorter(written, shape, placement, capacity: steady + shape.chunkCount)
     }
 
     private static func writtenActions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
@@ -62,13 +62,13 @@ enum ZeroBubbleV: ScheduleGenerator {
 /// the other, a pair the original runs at once to hide the exchange of experts; here they run one after the other.
 /// For 2 ranks, 4 micro-batches (written stage:micro-batch):
 ///
-///     rank 0
-///     ...
+///     rank 0  F0:0 F0:1 F0:2 F3:0 I3:0 W3:0 F3:1 F0:3 I3:1 W3:1 F3:2 I0:0 W0:0 I3:2 W3:2 F3:3 I0:1 W0:1 I3:3 …
+///     rank 1  .    F1:0 F2:0 F1:1 F2:1 F1:2 I2:0 W2:0 F2:2 I1:0 W1:0 F1:3 I2:1 W2:1 F2:3 I1:1 W1:1 I2:2 W2:2 …
 ///
 /// Weight gradients follow their input gradients at once, except in the second half of the drain, so the peak is
-/// `2p + 1 + 2(k−1)` units. The published bubble `(p−1)(F&B + B − 3W)` counts idle time at both ends of a rank; the
-/// step's bubble with `F = I = W` is that of ZB-V for even `p`, a stage's forward more for odd `p ≥ 3`, from
-/// `mk ≥ 2(p−1)+k` on.
+/// `min(2p + 1 + 2(k−1), 2mk)` units. The published bubble `(p−1)(F&B + B − 3W)` counts idle time at both ends of a
+/// rank; the step's bubble with `F = I = W` is that of ZB-V for even `p`, a stage's forward more for odd `p ≥ 3`,
+/// from `mk ≥ 2(p−1)+k` on.
 enum DualPipeV: ScheduleGenerator {
     static let name = "dualpipe_v"
     static let placement = PlacementKind.vShape
