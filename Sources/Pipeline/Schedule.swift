@@ -172,6 +172,8 @@ public enum ScheduleError: Error, Equatable, CustomStringConvertible {
     /// Line numbers count from 1.
     case malformed(line: Int, reason: String)
     case unknownSchedule(name: String, known: [String])
+    /// What was asked of a generator does not go together.
+    case unsupported(schedule: String, reason: String)
     case illegal(schedule: String, violations: [ScheduleViolation])
     case tooManyMessages(count: Int, limit: Int)
 
@@ -180,6 +182,7 @@ public enum ScheduleError: Error, Equatable, CustomStringConvertible {
         case .malformed(let line, let reason): "schedule line \(line): \(reason)"
         case .unknownSchedule(let name, let known):
             "unknown schedule '\(name)'; expected one of \(known.joined(separator: ", "))"
+        case .unsupported(let schedule, let reason): "schedule '\(schedule)' \(reason)"
         case .illegal(let schedule, let violations):
             "schedule '\(schedule)' is not legal:\n" + violations.map { "  \($0)" }.joined(separator: "\n")
         case .tooManyMessages(let count, let limit):

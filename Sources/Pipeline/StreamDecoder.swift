@@ -68,7 +68,7 @@ public final class StreamDecoder {
         headRank = placement.ranks[placement.stageCount - 1]
         routing = SkipRouting(model.skips, stageLayers: stageLayers)
         var schedule = ScheduleCatalog.evaluation(
-            stageCount: placement.stageCount, microBatchCount: prompts.count)
+            placement: placement, microBatchCount: prompts.count, chunkCount: 1)
         schedule.shape.skips = routing.edges
         interpreter = try Interpreter(try Lowering.lower(schedule), communicator: communicator)
         // Tokens use the highest tags; the schedule's messages must leave them free.

@@ -229,7 +229,7 @@ final class ChecksumExecutor: StageExecutor {
     @Test(arguments: ["gpipe", "1f1b"], Rematerialization.allCases)
     func everyScheduleComputesTheSame(name: String, mode: Rematerialization) throws {
         for (p, m, k) in [(1, 1, 1), (2, 4, 1), (3, 2, 2), (4, 5, 3), (2, 1, 4)] {
-            let request = ScheduleRequest(stageCount: p, microBatchCount: m, chunkCount: k, rematerialization: mode)
+            let request = ScheduleRequest(rankCount: p, microBatchCount: m, chunkCount: k, rematerialization: mode)
             let compute = try ScheduleCatalog.training(name, request)
             let reference = try Self.reference(compute.shape)
             for eagerLimit in [-1, 1 << 20] {
@@ -285,7 +285,8 @@ final class ChecksumExecutor: StageExecutor {
     }
 
     @Test func evaluationRunsForwardsOnly() throws {
-        let schedule = try Lowering.lower(ScheduleCatalog.evaluation(stageCount: 3, microBatchCount: 4))
+        let schedule = try Lowering.lower(
+            ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 3), microBatchCount: 4))
         let calls = try InProcessWorld.run(size: 3, timeout: 20) { communicator -> [String] in
             let executor = ChecksumExecutor(schedule, rank: communicator.rank)
             _ = try Interpreter(schedule, communicator: communicator).run(executor)
@@ -299,7 +300,7 @@ final class ChecksumExecutor: StageExecutor {
     func anInjectedErrorEndsAllRanks(word: String, failing: Int) throws {
         let schedule = try Lowering.lower(
             ScheduleCatalog.training(
-                "1f1b", ScheduleRequest(stageCount: 3, microBatchCount: 4, rematerialization: .always)),
+                "1f1b", ScheduleRequest(rankCount: 3, microBatchCount: 4, rematerialization: .always)),
             options: LoweringOptions(reducesReplicas: true))
         let clock = ContinuousClock()
         let elapsed = clock.measure {
@@ -323,7 +324,7 @@ final class ChecksumExecutor: StageExecutor {
 
     @Test func aSilentPeerIsNamedAfterTheDeadline() throws {
         let schedule = try Lowering.lower(
-            ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 1)))
+            ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 2, microBatchCount: 1)))
         let words = Mutex("")
         #expect(throws: RankFailure.self) {
             _ = try InProcessWorld.run(size: 2, timeout: 60) { communicator in
@@ -351,7 +352,7 @@ final class ChecksumExecutor: StageExecutor {
 
     @Test func recorderKeepsEachActionUpToItsBound() throws {
         let schedule = try Lowering.lower(
-            ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 2, microBatchCount: 3)))
+            ScheduleCatalog.training("1f1b", ScheduleRequest(rankCount: 2, microBatchCount: 3)))
         let recorded = try InProcessWorld.run(size: 2, timeout: 20) { communicator -> [TimedAction] in
             let recorder = TraceRecorder(capacity: 1000)
             let executor = ChecksumExecutor(schedule, rank: communicator.rank)

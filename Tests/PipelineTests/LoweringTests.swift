@@ -3,7 +3,7 @@ import Testing
 
 @Suite struct LoweringTests {
     @Test func twoStagesLookAsWritten() throws {
-        let schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 2, microBatchCount: 2))
+        let schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(rankCount: 2, microBatchCount: 2))
         let lowered = try Lowering.lower(schedule, options: LoweringOptions(receiveLookAhead: 1, sendWindow: 1))
         #expect(
             lowered.ranks[0].map(\.description) == [
@@ -22,11 +22,13 @@ import Testing
             for name in ScheduleCatalog.names {
                 let schedule = try ScheduleCatalog.training(
                     name,
-                    ScheduleRequest(stageCount: p, microBatchCount: m, chunkCount: k, rematerialization: .exceptLast))
+                    ScheduleRequest(rankCount: p, microBatchCount: m, chunkCount: k, rematerialization: .exceptLast))
                 let lowered = try Lowering.lower(schedule)
                 #expect(lowered.ranks.map { $0.filter(\.kind.isCompute) } == schedule.ranks)
+                let ranks = schedule.placement.ranks
+                let edges = zip(ranks, ranks.dropFirst()).count { $0 != $1 }
                 for kind in Action.Kind.allCases where kind.isMessage {
-                    #expect(lowered.ranks.joined().count { $0.kind == kind } == (p - 1) * m * k, "\(kind.text)")
+                    #expect(lowered.ranks.joined().count { $0.kind == kind } == edges * m * k, "\(name) \(kind.text)")
                 }
             }
         }
@@ -35,20 +37,27 @@ import Testing
     @Test func inFlightMessagesAreBounded() throws {
         let options = LoweringOptions(receiveLookAhead: 2, sendWindow: 3)
         for name in ScheduleCatalog.names {
-            let schedule = try ScheduleCatalog.training(name, ScheduleRequest(stageCount: 4, microBatchCount: 16))
-            for actions in try Lowering.lower(schedule, options: options).ranks {
+            let schedule = try ScheduleCatalog.training(name, ScheduleRequest(rankCount: 4, microBatchCount: 16))
+            let last = schedule.shape.stageCount - 1
+            for (rank, actions) in try Lowering.lower(schedule, options: options).ranks.enumerated() {
+                let channels = schedule.placement.stages(of: rank).count
+                func isRemote(_ stage: Int) -> Bool { schedule.placement.ranks[stage] != rank }
                 var posted = 0
                 var sending = 0
                 for action in actions {
                     switch action.kind {
                     case .receiveActivation, .receiveGradient: posted += 1
-                    case .forward where action.stage > 0, .backward where action.stage < 3: posted -= 1
+                    case .forward where action.stage > 0 && isRemote(action.stage - 1): posted -= 1
+                    case .inputGradient where action.stage < last && isRemote(action.stage + 1),
+                        .backward where action.stage < last && isRemote(action.stage + 1):
+                        posted -= 1
                     case .sendActivation: sending += 1
                     case .waitActivation: sending -= 1
                     default: break
                     }
                     #expect(posted <= options.receiveLookAhead + 1)
-                    #expect(sending <= options.sendWindow)
+                    // A rank visited several times may send long before its peer asks; then the wait is later.
+                    if channels == 1 { #expect(sending <= options.sendWindow) }
                 }
                 #expect(posted == 0 && sending == 0)
             }
@@ -70,7 +79,7 @@ import Testing
     }
 
     @Test func skipsAreSentDirect() throws {
-        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 3, microBatchCount: 1))
+        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 3, microBatchCount: 1))
         schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 2)]
         let lowered = try Lowering.lower(schedule, options: LoweringOptions(receiveLookAhead: 0))
         #expect(
@@ -90,9 +99,10 @@ import Testing
         for (p, m, k) in [(3, 1, 1), (4, 6, 1), (5, 3, 2), (6, 9, 1)] {
             for name in ScheduleCatalog.names {
                 var schedule = try ScheduleCatalog.training(
-                    name, ScheduleRequest(stageCount: p, microBatchCount: m, chunkCount: k))
+                    name, ScheduleRequest(rankCount: p, microBatchCount: m, chunkCount: k))
                 // U-net shape: every stage of the first half feeds its mirror image.
-                schedule.shape.skips = (0..<p / 2).map { SkipEdge(fromStage: $0, toStage: p - 1 - $0) }
+                let stages = schedule.shape.stageCount
+                schedule.shape.skips = (0..<stages / 2).map { SkipEdge(fromStage: $0, toStage: stages - 1 - $0) }
                 for window in 1...3 {
                     for lookAhead in 0...3 {
                         let options = LoweringOptions(receiveLookAhead: lookAhead, sendWindow: window)
@@ -127,14 +137,14 @@ import Testing
                 ],
             ])
         let evaluation = try Lowering.lower(
-            ScheduleCatalog.evaluation(stageCount: 2, microBatchCount: 3),
+            ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 2), microBatchCount: 3),
             options: LoweringOptions(reducesReplicas: true))
         #expect(evaluation.ranks.joined().allSatisfy { $0.kind.isCompute || $0.kind.isMessage })
         try Verifier.verify(evaluation)
     }
 
     @Test func illegalScheduleIsNotLowered() throws {
-        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 2))
+        var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 2, microBatchCount: 2))
         schedule.ranks[1].removeLast()
         #expect(throws: ScheduleError.self) { try Lowering.lower(schedule) }
     }

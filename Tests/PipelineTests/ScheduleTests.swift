@@ -5,12 +5,12 @@ import Testing
     @Test func textIsReadBack() throws {
         for name in ScheduleCatalog.names {
             let schedule = try ScheduleCatalog.training(
-                name, ScheduleRequest(stageCount: 3, microBatchCount: 4, chunkCount: 2, rematerialization: .exceptLast))
+                name, ScheduleRequest(rankCount: 3, microBatchCount: 4, chunkCount: 2, rematerialization: .exceptLast))
             #expect(try Schedule(text: schedule.text) == schedule)
             let lowered = try Lowering.lower(schedule)
             #expect(try Schedule(text: lowered.text) == lowered)
         }
-        let evaluation = ScheduleCatalog.evaluation(stageCount: 2, microBatchCount: 3)
+        let evaluation = ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 2), microBatchCount: 3)
         #expect(try Schedule(text: evaluation.text) == evaluation)
     }
 
@@ -31,7 +31,7 @@ import Testing
     }
 
     @Test func skipsAreReadBack() throws {
-        var schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(stageCount: 4, microBatchCount: 2))
+        var schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(rankCount: 4, microBatchCount: 2))
         schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 3), SkipEdge(fromStage: 1, toStage: 2)]
         #expect(schedule.text.contains("\nskips 0-3 1-2\n"))
         #expect(try Schedule(text: schedule.text) == schedule)
@@ -74,9 +74,9 @@ import Testing
 
     @Test func unknownNameListsTheKnownOnes() {
         #expect {
-            try ScheduleCatalog.training("2f2b", ScheduleRequest(stageCount: 1, microBatchCount: 1))
+            try ScheduleCatalog.training("2f2b", ScheduleRequest(rankCount: 1, microBatchCount: 1))
         } throws: {
-            "\($0)" == "unknown schedule '2f2b'; expected one of gpipe, 1f1b"
+            "\($0)" == "unknown schedule '2f2b'; expected one of " + ScheduleCatalog.names.joined(separator: ", ")
         }
     }
 

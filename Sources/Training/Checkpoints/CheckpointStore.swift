@@ -119,7 +119,8 @@ public final class CheckpointStore {
             })
         if session.runtime.keepsCarryAcrossBatches {
             let state = try StreamState.collect(session)
-            try write(Self.streamKind, state.tensors.map { name, tensor in (name, tensor.shape, { tensor }) })
+            try write(
+                Self.streamKind, state.tensors.map { entry in (entry.name, entry.tensor.shape, { entry.tensor }) })
         }
         if let failure { throw failure }
         return shards

@@ -46,7 +46,11 @@ public struct RunConfiguration: Sendable {
         /// parameter (ZeRO-1). Units of work, and so their losses, are those of one pipeline; sums over the batch are
         /// grouped by replica, which shows in their last bits.
         public var replicas: Int
-        public var schedule: String
+        public var schedule: ScheduleChoice
+        /// `virtual_stages`: stages per rank; nil leaves it to the schedule.
+        public var virtualStages: Int?
+        /// `placement`: nil is the schedule's own.
+        public var placement: PlacementKind?
         /// `micro_batches`, over all replicas: default 8, or the batch size if smaller. Never derived from the number of
         /// ranks, so that the result does not depend on it.
         public var microBatches: Int
@@ -66,6 +70,19 @@ public struct RunConfiguration: Sendable {
         public var deadlineSeconds: Double
         /// `trace`: steps whose actions are recorded into `trace.json`.
         public var traceSteps: Int
+    }
+
+    /// `parallel.schedule`: a name, or the path of a schedule file, relative to the configuration's folder.
+    public enum ScheduleChoice: Sendable, Equatable, CustomStringConvertible {
+        case named(String)
+        case file(String)
+
+        public var description: String {
+            switch self {
+            case .named(let name): name
+            case .file(let path): path
+            }
+        }
     }
 
     public enum PartitionRule: Sendable, Equatable {
@@ -106,7 +123,8 @@ public struct RunConfiguration: Sendable {
             prompt: "", tokens: 200, samples: 1, sampling: SamplingOptions())
     }
 
-    public init(_ reader: ConfigurationReader) throws(ConfigurationError) {
+    /// - Parameter directory: of the configuration file; relative paths start there.
+    public init(_ reader: ConfigurationReader, directory: String = ".") throws(ConfigurationError) {
         seed = UInt64(try reader.int("seed", default: 1, in: 0...Int.max))
 
         let train = try reader.section("train")
@@ -117,7 +135,8 @@ public struct RunConfiguration: Sendable {
 
         optimizer = try OptimizerConfiguration(try reader.section("optimizer"))
         learningRate = try LearningRateSchedule(try reader.section("learning_rate"), steps: self.train.steps)
-        parallel = try ParallelSection(try reader.section("parallel"), batchSize: self.train.batchSize)
+        parallel = try ParallelSection(
+            try reader.section("parallel"), batchSize: self.train.batchSize, directory: directory)
 
         let checkpoint = try reader.section("checkpoint")
         self.checkpoint = CheckpointSection(
@@ -137,10 +156,14 @@ public struct RunConfiguration: Sendable {
 }
 
 extension RunConfiguration.ParallelSection {
-    init(_ reader: ConfigurationReader, batchSize: Int) throws(ConfigurationError) {
+    init(_ reader: ConfigurationReader, batchSize: Int, directory: String) throws(ConfigurationError) {
         stages = try reader.intOrAuto("stages", in: 1...65_535)
         replicas = try reader.int("replicas", default: 1, in: 1...65_535)
-        schedule = try reader.choice("schedule", of: ScheduleCatalog.names, default: "1f1b")
+        schedule = try Self.schedule(reader, directory)
+        virtualStages = try reader.optionalInt("virtual_stages", in: 1...65_535)
+        placement =
+            reader.has("placement")
+            ? try reader.choice("placement", as: PlacementKind.self, default: .contiguous) : nil
         microBatches = try reader.int("micro_batches", default: min(8, batchSize), in: 1...1_000_000)
         if microBatches > batchSize {
             throw reader.error(
@@ -168,6 +191,16 @@ extension RunConfiguration.ParallelSection {
         } else {
             rematerialization = try reader.choice("rematerialize", as: Rematerialization.self, default: .never)
         }
+    }
+
+    private static func schedule(
+        _ reader: ConfigurationReader, _ directory: String
+    ) throws(ConfigurationError) -> RunConfiguration.ScheduleChoice {
+        let word = try reader.string("schedule", default: "1f1b")
+        if word.hasSuffix(".sched") || word.contains("/") {
+            return .file(word.hasPrefix("/") ? word : directory + "/" + word)
+        }
+        return .named(try reader.choice("schedule", of: ScheduleCatalog.names, default: "1f1b"))
     }
 
     private static func partition(

@@ -100,7 +100,7 @@ enum Bench {
             .init("threads", .int(threads)),
             .init("micro_batches", .int(parallel.microBatches)),
             .init("chunks", .int(parallel.chunks)),
-            .init("schedule", .string(parallel.schedule)),
+            .init("schedule", .string(parallel.schedule.description)),
             .init("kernel_variant", .string(KernelVariant.current.description)),
         ]
         let text = String(

@@ -13,7 +13,8 @@ public final class Job {
     private let root: ConfigurationReader
     private let modelReader: ConfigurationReader
     private let dataReader: ConfigurationReader
-    private let configPath: String
+    /// Of the configuration file; relative paths in it start there.
+    private let directory: String
 
     /// Reads and checks the configuration. Collective: a mistake that any rank sees ends all ranks with
     /// the same error.
@@ -26,10 +27,12 @@ public final class Job {
     private init(config: String, overrides: [String], communicator: any Communicator) throws {
         let node = try YAMLConfiguration.load(config, overrides: overrides)
         root = try ConfigurationReader(node)
-        run = try RunConfiguration(root)
+        directory =
+            (config as NSString).deletingLastPathComponent.isEmpty
+            ? "." : (config as NSString).deletingLastPathComponent
+        run = try RunConfiguration(root, directory: directory)
         modelReader = try root.section("model", required: true)
         dataReader = try root.section("data")
-        configPath = config
         self.communicator = communicator
     }
 
@@ -47,10 +50,8 @@ public final class Job {
     }
 
     private func dataConfiguration() throws -> DataConfiguration {
-        let directory = (configPath as NSString).deletingLastPathComponent
-        return try DataConfiguration(
-            dataReader, directory: directory.isEmpty ? "." : directory, batchSize: run.train.batchSize,
-            sequenceLength: run.train.sequenceLength)
+        try DataConfiguration(
+            dataReader, directory: directory, batchSize: run.train.batchSize, sequenceLength: run.train.sequenceLength)
     }
 
     private func open() throws -> (Session, DataSet) {

@@ -75,8 +75,7 @@ enum Probe {
         collector.add("output", [batch.rows, batch.time, vocabulary], owner: headRank) {
             session.runtime.capturedLogits!
         }
-        let state = try StreamState.collect(session)
-        try collector.addEverywhere(state.tensors)
+        try collector.addEverywhere(StreamState.collect(session))
 
         try collector.write(
             to: out,
@@ -128,16 +127,26 @@ private struct Collector {
         entries.append(Entry(name: name, shape: shape, owner: owner, tensor: tensor))
     }
 
-    /// Tensors that only their owner knows of. Collective.
-    mutating func addEverywhere(_ tensors: [(name: String, tensor: Tensor)]) throws {
-        let mine = tensors.map { "\($0.name) \($0.tensor.shape.dimensions.map(String.init).joined(separator: " "))" }
+    /// Tensors that only their owner knows of, in the order of their layers. Collective.
+    mutating func addEverywhere(_ state: StreamState) throws {
+        let mine = state.tensors.map {
+            "\($0.layer) \($0.name) \($0.tensor.shape.dimensions.map(String.init).joined(separator: " "))"
+        }
         let all = try communicator.allGather(Array(mine.joined(separator: "\n").utf8))
+        var found: [(layer: Int, owner: Int, words: [String])] = []
         for (owner, bytes) in all.enumerated() {
             for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
                 let words = line.split(separator: " ").map(String.init)
-                add(words[0], words.dropFirst().map { Int($0)! }, owner: owner) {
-                    tensors.first { $0.name == words[0] }!.tensor
-                }
+                found.append((Int(words[0])!, owner, Array(words.dropFirst())))
+            }
+        }
+        // A layer's tensors lie on one rank, in order.
+        for (_, owner, words) in found.enumerated().sorted(by: {
+            ($0.element.layer, $0.offset) < ($1.element.layer, $1.offset)
+        })
+        .map(\.element) {
+            add(words[0], words.dropFirst().map { Int($0)! }, owner: owner) {
+                state.tensors.first { $0.name == words[0] }!.tensor
             }
         }
     }

@@ -1,4 +1,5 @@
 import Models
+import Pipeline
 
 /// What ends a run, with the exit status that the command line promises: 1 the run failed, 2 bad
 /// usage or configuration, 75 stopped early with a checkpoint.
@@ -14,6 +15,7 @@ public enum RunError: Error, Sendable {
     case sequenceTooLong(time: Int, maximum: Int)
     case chunksExceedTime(chunks: Int, time: Int)
     case checkpoint(path: String, message: String)
+    case scheduleFile(path: String, message: String)
     case memory(limit: Int, need: Int, cut: [Int])
     case usage(String)
     case otherRank(rank: Int, rankCount: Int, message: String, exitCode: Int32)
@@ -23,6 +25,7 @@ public enum RunError: Error, Sendable {
         switch self {
         case .nonFinite, .checkpoint: 1
         case .rankCount, .replicas, .stagesExceedLayers, .unchunkable, .sequenceTooLong, .chunksExceedTime, .memory,
+            .scheduleFile,
             .usage:
             2
         case .otherRank(_, _, _, let code): code
@@ -34,7 +37,7 @@ public enum RunError: Error, Sendable {
     public static func exitCode(of error: any Error) -> Int32 {
         switch error {
         case let error as RunError: error.exitCode
-        case is ConfigurationError: 2
+        case is ConfigurationError, is ScheduleError, is PartitionError: 2
         default: 1
         }
     }
@@ -65,6 +68,7 @@ extension RunError: CustomStringConvertible {
         case .chunksExceedTime(let chunks, let time):
             "parallel.chunks \(chunks) exceeds train.sequence_length \(time); use at most \(time) chunks"
         case .checkpoint(let path, let message): "checkpoint \(path): \(message)"
+        case .scheduleFile(let path, let message): "schedule \(path) \(message)"
         case .memory(let limit, let need, let cut):
             "parallel.memory_limit \(ModelDescription.bytes(limit)) per rank is too little for \(cut.count) "
                 + (cut.count == 1 ? "stage" : "stages")

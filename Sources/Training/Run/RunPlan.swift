@@ -88,7 +88,7 @@ public struct RunPlan: Sendable {
         }
         training = try Lowering.lower(own, options: options)
         var evaluation = ScheduleCatalog.evaluation(
-            stageCount: stageCount, microBatchCount: cut.microBatchCount, chunkCount: parallel.chunks)
+            placement: placement, microBatchCount: cut.microBatchCount, chunkCount: parallel.chunks)
         evaluation.shape.skips = schedule.shape.skips
         self.evaluation = try Lowering.lower(evaluation, options: options)
 
@@ -121,14 +121,60 @@ public struct RunPlan: Sendable {
         }
     }
 
+    /// The order of compute actions, generated or read from a file.
     private static func schedule(
         _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int
     ) throws -> Schedule {
-        try ScheduleCatalog.training(
-            parallel.schedule,
-            ScheduleRequest(
-                stageCount: rankCount, microBatchCount: microBatchCount, chunkCount: parallel.chunks,
-                rematerialization: parallel.rematerialization))
+        switch parallel.schedule {
+        case .named(let name):
+            try ScheduleCatalog.training(
+                name,
+                ScheduleRequest(
+                    rankCount: rankCount, virtualStages: parallel.virtualStages, placement: parallel.placement,
+                    microBatchCount: microBatchCount, chunkCount: parallel.chunks,
+                    rematerialization: parallel.rematerialization))
+        case .file(let path): try read(path, parallel, rankCount: rankCount, microBatchCount: microBatchCount)
+        }
+    }
+
+    private static func read(
+        _ path: String, _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int
+    ) throws -> Schedule {
+        let text = try FileSystem.readText(path)
+        let schedule: Schedule
+        do throws(ScheduleError) {
+            schedule = try Schedule(text: text)
+            try Verifier.verify(schedule)
+        } catch {
+            throw RunError.scheduleFile(path: path, message: "cannot be used: \(error)")
+        }
+        let shape = schedule.shape
+        let wanted = [
+            (
+                "ranks", schedule.placement.rankCount, rankCount,
+                "start \(schedule.placement.rankCount * parallel.replicas) ranks"
+            ),
+            (
+                "micro-batches", shape.microBatchCount, microBatchCount,
+                "set parallel.micro_batches: \(shape.microBatchCount * parallel.replicas)"
+            ),
+            ("chunks", shape.chunkCount, parallel.chunks, "set parallel.chunks: \(shape.chunkCount)"),
+        ]
+        for (what, has, needs, remedy) in wanted where has != needs {
+            throw RunError.scheduleFile(
+                path: path,
+                message: "is written for \(has) \(what), the run has \(needs); \(remedy), or use another file")
+        }
+        if schedule.isLowered || shape.purpose != .training {
+            throw RunError.scheduleFile(
+                path: path,
+                message: "must be a training schedule of compute actions (F, I, W, B, R); communication is added here")
+        }
+        if parallel.rematerialization != .never {
+            throw RunError.scheduleFile(
+                path: path, message: "says itself what is recomputed (R actions); remove parallel.rematerialize")
+        }
+        return schedule
     }
 
     /// Buffers are rounded up to size classes, by a quarter at most.

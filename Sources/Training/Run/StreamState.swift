@@ -10,14 +10,14 @@ import Tensors
 /// A tensor is `[L, B, H]`, the `L` layers of a recurrent stack being gathered under the name of its
 /// specification (`h` for `h_l0`, `h_l1`, ...).
 struct StreamState {
-    /// Name and elements, in order of layer and name: `carry.<position in model.layers>.<name>`.
-    let tensors: [(name: String, tensor: Tensor)]
+    /// In order of layer and name: `carry.<position in model.layers>.<name>`.
+    let tensors: [(layer: Int, name: String, tensor: Tensor)]
 
     /// What one rank's runtime holds now, with the rows of all replicas in replica 0; the others end up with nothing.
     /// Collective over the replicas of a rank.
     static func collect(_ session: Session) throws -> StreamState {
         let cut = session.plan.cut
-        var tensors: [(String, Tensor)] = []
+        var tensors: [(layer: Int, name: String, tensor: Tensor)] = []
         for layer in session.ownedLayers {
             let parts = (0..<cut.microBatchCount).compactMap {
                 session.runtime.batchCarry[.init(microBatch: $0, layer: layer)]
@@ -39,7 +39,7 @@ struct StreamState {
                     try session.exchange?.collect(rows: cut, width: width, at: start)
                 }
                 guard session.share.replica == 0 else { continue }
-                tensors.append(("carry.\(layer - 1).\(base)", whole))
+                tensors.append((layer, "carry.\(layer - 1).\(base)", whole))
             }
         }
         return StreamState(tensors: tensors)
