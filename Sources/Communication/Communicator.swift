@@ -34,9 +34,13 @@ public protocol Communicator: AnyObject, Sendable {
     /// background. Throws `.aborted` where the transport can tell that another rank has ended the job.
     func poke() throws(CommunicationError)
 
-    /// Ends the whole job: every rank stops waiting, and processes exit with `exitCode`. Under MPI it does not return; in
-    /// process it does, and the caller should then leave.
-    func abort(exitCode: Int32, message: String)
+    /// Ends the whole job because of `error`: every rank stops waiting, says what it was doing (``RankReport``), and
+    /// processes exit with `exitCode`; the last line names the culprit (``PostMortem``). A rank that left its work
+    /// because another one had ended the job calls it all the same.
+    ///
+    /// Under MPI it does not return: it waits `policy.grace` for the others' reports and ends all processes, those that
+    /// hang included. In process it returns at once, and the caller should then leave.
+    func abort(exitCode: Int32, because error: any Error)
 }
 
 extension Communicator {

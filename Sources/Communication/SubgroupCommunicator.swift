@@ -42,5 +42,5 @@ public final class SubgroupCommunicator: Communicator {
 
     public func poke() throws(CommunicationError) { try parent.poke() }
 
-    public func abort(exitCode: Int32, message: String) { parent.abort(exitCode: exitCode, message: message) }
+    public func abort(exitCode: Int32, because error: any Error) { parent.abort(exitCode: exitCode, because: error) }
 }

@@ -36,6 +36,15 @@ public struct StageMessage: Hashable, Sendable {
         consumer = isReceiver ? unit : other
     }
 
+    /// What the other rank does with the message that `action` moves: a SEND for a RECV, a RECV for a SEND or WAIT.
+    func counterpart(of action: Action) -> Action {
+        switch action.kind {
+        case .receiveActivation: Action(.sendActivation, producer, edge: edge)
+        case .receiveGradient: Action(.sendGradient, producer, edge: edge)
+        default: Action(kind == .activation ? .receiveActivation : .receiveGradient, consumer, edge: edge)
+        }
+    }
+
     /// The messages between ranks that a compute action needs, as the receives that bring them; the line first.
     static func receives(for action: Action, _ schedule: Schedule) -> [Action] {
         let shape = schedule.shape

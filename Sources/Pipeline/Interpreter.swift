@@ -77,19 +77,27 @@ public final class Interpreter {
                 try run(instructions[position], executor, &timing)
                 try communicator.poke()
             } catch {
-                let transfers = instructions[position].transfers
-                let transfer = transfers.first { requests[$0.slot] != nil } ?? transfers.first
+                let need = need(of: instructions[position], error)
                 // Give all messages up before the executor's memory may go.
                 for slot in requests.indices { requests[slot] = nil }
                 throw ActionFailure(
                     rank: communicator.jobRank(of: communicator.rank), rankCount: communicator.jobSize,
-                    position: position, action: instructions[position].action,
-                    peer: transfer.map { communicator.jobRank(of: $0.peer) }, tag: transfer?.tag, underlying: error)
+                    position: position, action: instructions[position].action, need: need, underlying: error,
+                    executor: executor)
             }
             let kind = instructions[position].action.kind
             if kind.isCompute || kind.isMessage { timing.span = monotonicSeconds() - begin }
         }
         return timing
+    }
+
+    /// What the other rank has to do before a failed action can go on; nil when `error` is not about its messages.
+    private func need(of instruction: Instruction, _ error: any Error) -> ActionFailure.Need? {
+        guard let message = (error as? CommunicationError)?.message, message.channel == .pointToPoint,
+            let transfer = instruction.transfers.first(where: { $0.tag == message.tag })
+        else { return nil }
+        let answer = transfer.message.counterpart(of: transfer.action)
+        return .init(action: answer, rank: message.peer, tag: message.tag)
     }
 
     private func run(_ instruction: Instruction, _ executor: any StageExecutor, _ timing: inout StepTiming) throws {

@@ -1,3 +1,5 @@
+import Communication
+
 /// What a rank's stages can do; the interpreter decides when. Called from one thread, in the order of the schedule.
 ///
 /// Between stages of one rank the executor hands activations and gradients over itself; messages exist only between
@@ -35,19 +37,27 @@ extension StageExecutor {
 }
 
 /// An action that failed on this rank.
-public struct ActionFailure: Error, CustomStringConvertible {
+public struct ActionFailure: LocatedError, CustomStringConvertible {
+    /// What the other rank of a message has to do.
+    public struct Need: Sendable {
+        public var action: Action
+        public var rank: Int
+        public var tag: Int
+    }
+
     public var rank: Int
     public var rankCount: Int
     public var position: Int
     public var action: Action
-    /// The other rank and the tag when a message was involved.
-    public var peer: Int?
-    public var tag: Int?
+    /// When a message of the schedule was involved.
+    public var need: Need?
     public var underlying: any Error
+    /// An MPI send may still read the executor's memory while the job ends: it lives as long as the error.
+    nonisolated(unsafe) let executor: any StageExecutor
 
     public var description: String {
         let stage = action.kind.isGlobal ? "" : ", stage \(action.stage)"
-        let message = peer.map { ", message with rank \($0), tag \(tag ?? 0)" } ?? ""
+        let message = need.map { " needs '\($0.action)' of rank \($0.rank), tag \($0.tag)" } ?? ""
         return "[rank \(rank)/\(rankCount)\(stage)] '\(action)' at position \(position)\(message): \(underlying)"
     }
 }

@@ -102,19 +102,17 @@ private struct MessagePlan {
             let postLevel = slot > 0 ? levels[rank][slot - 1] : 0
             switch action.kind {
             case .forward:
-                for edge in index.edgesIn[action.stage] {
-                    let source = index.upstream(action, unit, edge: edge)
-                    guard source >= 0, placement[index.stage(source)] != rank else { continue }
+                index.forEachSource(action, unit) { source, edge in
+                    guard placement[index.stage(source)] != rank else { return }
                     level = max(level, forwardLevel[source])
                     activationPost[index.slot(from: source, edge: edge)] = postLevel
                 }
                 forwardLevel[unit] = level + 1
             case .inputGradient, .backward:
-                for edge in index.edgesOut[action.stage] {
-                    let source = index.downstream(action, unit, edge: edge)
-                    guard source >= 0, placement[index.stage(source)] != rank else { continue }
-                    level = max(level, gradientLevel[source])
-                    gradientPost[index.slot(from: source, edge: edge)] = postLevel
+                index.forEachTarget(action, unit) { target, edge in
+                    guard placement[index.stage(target)] != rank else { return }
+                    level = max(level, gradientLevel[target])
+                    gradientPost[index.slot(from: target, edge: edge)] = postLevel
                 }
                 gradientLevel[unit] = level + 1
             default: break
@@ -178,7 +176,7 @@ private struct MessagePlan {
     }
 
     private func isRemote(_ unit: Int, _ rank: Int) -> Bool {
-        unit >= 0 && schedule.placement.ranks[index.stage(unit)] != rank
+        schedule.placement.ranks[index.stage(unit)] != rank
     }
 
     private func receives(of rank: Int) -> [(slot: Int, action: Action)] {
@@ -188,13 +186,13 @@ private struct MessagePlan {
             let slot = max(0, position - options.receiveLookAhead)
             switch action.kind {
             case .forward:
-                for edge in index.edgesIn[action.stage]
-                where isRemote(index.upstream(action, unit, edge: edge), rank) {
+                index.forEachSource(action, unit) { source, edge in
+                    guard isRemote(source, rank) else { return }
                     result.append((slot, Action(.receiveActivation, action.unit, edge: edge)))
                 }
             case .inputGradient, .backward:
-                for edge in index.edgesOut[action.stage]
-                where isRemote(index.downstream(action, unit, edge: edge), rank) {
+                index.forEachTarget(action, unit) { target, edge in
+                    guard isRemote(target, rank) else { return }
                     result.append((slot, Action(.receiveGradient, action.unit, edge: edge)))
                 }
             default: break
@@ -216,14 +214,12 @@ private struct MessagePlan {
             }
             switch action.kind {
             case .forward:
-                for edge in index.edgesOut[action.stage]
-                where isRemote(index.downstream(action, unit, edge: edge), rank) {
-                    append(.sendActivation, .waitActivation, edge, activationPostLevel)
+                index.forEachTarget(action, unit) { target, edge in
+                    if isRemote(target, rank) { append(.sendActivation, .waitActivation, edge, activationPostLevel) }
                 }
             case .inputGradient, .backward:
-                for edge in index.edgesIn[action.stage]
-                where isRemote(index.upstream(action, unit, edge: edge), rank) {
-                    append(.sendGradient, .waitGradient, edge, gradientPostLevel)
+                index.forEachSource(action, unit) { source, edge in
+                    if isRemote(source, rank) { append(.sendGradient, .waitGradient, edge, gradientPostLevel) }
                 }
             default: break
             }

@@ -7,6 +7,10 @@ public enum ScheduleCatalog {
         BreadthFirst.self,
         ZeroBubbleH1.self,
         ZeroBubbleH2.self,
+        ZeroBubbleV.self,
+        VHalf.self,
+        VMin.self,
+        DualPipeV.self,
     ]
 
     public static var names: [String] { generators.map { $0.name } }
@@ -20,6 +24,11 @@ public enum ScheduleCatalog {
         let ranks = generator.actions(shape, placement).map { rematerialized($0, request) }
         return Schedule(
             name: name, shape: shape, placement: placement, ranks: ranks, peakUnits: ranks.map(peakUnits))
+    }
+
+    /// The kind of placement that a schedule has; nil when there is no such schedule.
+    public static func placementKind(_ name: String) -> PlacementKind? {
+        generators.first { $0.name == name }?.placement
     }
 
     /// Where a schedule puts its stages, and so how many there are; the schedule itself is not made.
@@ -55,12 +64,11 @@ public enum ScheduleCatalog {
         let shape = ScheduleShape(
             stageCount: placement.stageCount, microBatchCount: microBatchCount, chunkCount: chunkCount,
             purpose: .evaluation)
-        let ranks = (0..<placement.rankCount).map { rank in
-            let stages = placement.stages(of: rank)
-            return shape.forwardUnits(stages: stages, groups: shape.wholeBatch).map {
-                Action(.forward, $0, recorded: false)
-            }
-        }
+        let stages = 0..<shape.stageCount
+        let scheduler = ListScheduler(
+            shape: shape, placement: placement, forwardDue: stages.map { -$0 }, inputGradientDue: stages.map { _ in 0 },
+            period: 0, capacity: 0, promised: stages.map { _ in 0 })
+        let ranks = scheduler.run().ranks
         return Schedule(
             name: "forward", shape: shape, placement: placement, ranks: ranks, peakUnits: ranks.map { _ in 0 })
     }

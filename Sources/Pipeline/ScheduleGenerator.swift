@@ -121,6 +121,16 @@ extension ScheduleShape {
         return units
     }
 
+    /// The unit with a place in a stage's forward order: by micro-batch, then by chunk.
+    func forwardUnit(stage: Int, _ index: Int) -> UnitOfWork {
+        UnitOfWork(stage: stage, microBatch: index / chunkCount, chunk: index % chunkCount)
+    }
+
+    /// The unit with a place in a stage's backward order: by micro-batch, then by chunk from the last to the first.
+    func backwardUnit(stage: Int, _ index: Int) -> UnitOfWork {
+        UnitOfWork(stage: stage, microBatch: index / chunkCount, chunk: chunkCount - 1 - index % chunkCount)
+    }
+
     /// All micro-batches together.
     var wholeBatch: [Range<Int>] { [0..<microBatchCount] }
 }

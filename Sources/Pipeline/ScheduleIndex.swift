@@ -9,10 +9,10 @@ struct ScheduleIndex: Sendable {
     let unitCount: Int
     /// Units and messages on skips.
     let slotCount: Int
-    /// Per stage, the edges that may end and begin there: always the line, then skips.
-    let edgesIn: [[Int]]
-    let edgesOut: [[Int]]
     private let passStride: Int
+    /// Per stage, the skips that end and begin there; empty lists when there are none at all.
+    private let skipsIn: [[Int]]
+    private let skipsOut: [[Int]]
 
     init(_ shape: ScheduleShape) {
         self.shape = shape
@@ -20,14 +20,14 @@ struct ScheduleIndex: Sendable {
         passStride = shape.microBatchCount * shape.chunkCount
         unitCount = shape.unitCount
         slotCount = shape.unitCount + shape.skips.count * shape.unitsPerStage
-        var edgesIn = [[Int]](repeating: [0], count: shape.stageCount)
-        var edgesOut = edgesIn
+        var skipsIn = [[Int]](repeating: [], count: shape.skips.isEmpty ? 0 : shape.stageCount)
+        var skipsOut = skipsIn
         for (skip, stages) in shape.skips.enumerated() {
-            edgesIn[stages.toStage].append(skip + 1)
-            edgesOut[stages.fromStage].append(skip + 1)
+            skipsIn[stages.toStage].append(skip + 1)
+            skipsOut[stages.fromStage].append(skip + 1)
         }
-        self.edgesIn = edgesIn
-        self.edgesOut = edgesOut
+        self.skipsIn = skipsIn
+        self.skipsOut = skipsOut
     }
 
     func unit(_ action: Action) -> Int {
@@ -49,6 +49,24 @@ struct ScheduleIndex: Sendable {
         if edge > 0 { return unit + (shape.skips[edge - 1].toStage - action.stage) * stride }
         if action.stage < shape.stageCount - 1 { return unit + stride }
         return action.recursion < shape.recursionCount - 1 ? unit - (shape.stageCount - 1) * stride + passStride : -1
+    }
+
+    /// Calls `body` with each unit that feeds an action's unit, and the edge: the line first, then skips.
+    @inline(__always)
+    func forEachSource(_ action: Action, _ unit: Int, _ body: (_ source: Int, _ edge: Int) -> Void) {
+        let source = upstream(action, unit, edge: 0)
+        if source >= 0 { body(source, 0) }
+        if skipsIn.isEmpty { return }
+        for edge in skipsIn[action.stage] { body(upstream(action, unit, edge: edge), edge) }
+    }
+
+    /// Calls `body` with each unit that an action's unit feeds, and the edge: the line first, then skips.
+    @inline(__always)
+    func forEachTarget(_ action: Action, _ unit: Int, _ body: (_ target: Int, _ edge: Int) -> Void) {
+        let target = downstream(action, unit, edge: 0)
+        if target >= 0 { body(target, 0) }
+        if skipsOut.isEmpty { return }
+        for edge in skipsOut[action.stage] { body(downstream(action, unit, edge: edge), edge) }
     }
 
     /// Slot of the message that a unit sends along an edge.

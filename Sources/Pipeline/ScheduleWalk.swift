@@ -48,24 +48,35 @@ struct ScheduleWalk {
         var isReady = Array(repeating: true, count: positions.count)
         while let rank = ready.popLast() {
             isReady[rank] = false
-            let actions = schedule.ranks[rank]
-            var position = positions[rank]
-            while position < actions.count {
-                let action = actions[position]
-                let unit = index.unit(action)
-                if need(action, unit) != nil { break }
-                visit(rank, position, action, unit)
-                position += 1
-                record(action, unit)
-                forEachListener(action, unit) { other in
-                    let other = placement[index.stage(other)]
-                    if other != rank, !isReady[other] {
+            while let (action, unit) = next(rank) {
+                let position = positions[rank]
+                complete(rank, action, unit) { other in
+                    if !isReady[other] {
                         isReady[other] = true
                         ready.append(other)
                     }
                 }
+                visit(rank, position, action, unit)
             }
-            positions[rank] = position
+        }
+    }
+
+    /// What a rank can do next, with the number of its unit; nil at the end of its list and when something is missing.
+    func next(_ rank: Int) -> (action: Action, unit: Int)? {
+        let position = positions[rank]
+        guard position < schedule.ranks[rank].count else { return nil }
+        let action = schedule.ranks[rank][position]
+        let unit = index.unit(action)
+        return need(action, unit) == nil ? (action, unit) : nil
+    }
+
+    /// Notes that a rank has done its next action; calls `wake` with other ranks that may have waited for it.
+    mutating func complete(_ rank: Int, _ action: Action, _ unit: Int, _ wake: (Int) -> Void) {
+        positions[rank] += 1
+        record(action, unit)
+        forEachListener(action, unit) { listener in
+            let other = placement[index.stage(listener)]
+            if other != rank { wake(other) }
         }
     }
 
@@ -80,7 +91,6 @@ struct ScheduleWalk {
             return has(slot, other) ? nil : Need(unit: producer, edge: edge, fact: other)
         }
         func input(_ source: Int, _ edge: Int, _ computed: Fact, _ posted: Fact, _ sent: Fact) -> Need? {
-            if source < 0 { return nil }
             if !schedule.isLowered || placement[index.stage(source)] == placement[action.stage] {
                 return missing(source, computed)
             }
@@ -89,21 +99,21 @@ struct ScheduleWalk {
         switch action.kind {
         case .forward:
             if action.chunk > 0, let need = missing(unit - 1, .forward) { return need }
-            for edge in index.edgesIn[action.stage] {
-                let source = index.upstream(action, unit, edge: edge)
-                if let need = input(source, edge, .forward, .postedActivation, .sentActivation) { return need }
+            var need: Need?
+            index.forEachSource(action, unit) { source, edge in
+                if need == nil { need = input(source, edge, .forward, .postedActivation, .sentActivation) }
             }
-            return nil
+            return need
         case .recompute, .sendActivation:
             return missing(unit, .forward)
         case .inputGradient, .backward:
             if let need = missing(unit, .recorded) { return need }
             if action.chunk < index.shape.chunkCount - 1, let need = missing(unit + 1, .inputGradient) { return need }
-            for edge in index.edgesOut[action.stage] {
-                let source = index.downstream(action, unit, edge: edge)
-                if let need = input(source, edge, .inputGradient, .postedGradient, .sentGradient) { return need }
+            var need: Need?
+            index.forEachTarget(action, unit) { target, edge in
+                if need == nil { need = input(target, edge, .inputGradient, .postedGradient, .sentGradient) }
             }
-            return nil
+            return need
         case .weightGradient, .sendGradient:
             return missing(unit, .inputGradient)
         case .waitActivation:
@@ -129,21 +139,14 @@ struct ScheduleWalk {
         }
     }
 
-    /// Calls `wake` with each unit of another stage that may have waited for this action.
-    private func forEachListener(_ action: Action, _ unit: Int, _ wake: (Int) -> Void) {
+    /// Calls `body` with each unit of another stage that may have waited for this action.
+    private func forEachListener(_ action: Action, _ unit: Int, _ body: (Int) -> Void) {
         switch action.kind {
-        case .forward where !schedule.isLowered:
-            for edge in index.edgesOut[action.stage] {
-                let other = index.downstream(action, unit, edge: edge)
-                if other >= 0 { wake(other) }
-            }
+        case .forward where !schedule.isLowered: index.forEachTarget(action, unit) { target, _ in body(target) }
         case .inputGradient where !schedule.isLowered, .backward where !schedule.isLowered:
-            for edge in index.edgesIn[action.stage] {
-                let other = index.upstream(action, unit, edge: edge)
-                if other >= 0 { wake(other) }
-            }
-        case .sendActivation, .receiveGradient: wake(index.downstream(action, unit, edge: action.edge))
-        case .sendGradient, .receiveActivation: wake(index.upstream(action, unit, edge: action.edge))
+            index.forEachSource(action, unit) { source, _ in body(source) }
+        case .sendActivation, .receiveGradient: body(index.downstream(action, unit, edge: action.edge))
+        case .sendGradient, .receiveActivation: body(index.upstream(action, unit, edge: action.edge))
         default: break
         }
     }

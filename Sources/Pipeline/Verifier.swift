@@ -15,8 +15,8 @@ public struct ScheduleViolation: Hashable, Sendable, CustomStringConvertible {
 /// Proves that a schedule, with or without communication, trains what it claims to train.
 ///
 /// Checked: every action lies on the rank of its stage; each unit has one F, and in training one B or one I and one W;
-/// R exactly where F was not recorded; weight gradients of a stage in micro-batch order, within it in reverse chunk
-/// order; never more live units than declared; in a lowered schedule one SEND, RECV and WAIT for each edge between
+/// R exactly where F was not recorded; input gradients of a stage, and weight gradients, in micro-batch order, within it in
+/// reverse chunk order; never more live units than declared; in a lowered schedule one SEND, RECV and WAIT for each edge between
 /// ranks and none inside a rank, REDUCE_DP of each stage after its last weight gradient if there are replicas, and
 /// REDUCE_TIED and STEP at the end of every list; finally, by running all lists
 /// against each other under rendezvous semantics, that every dependency is met in order and no rank waits for ever.
@@ -32,11 +32,21 @@ public enum Verifier {
 
     /// Empty when the schedule is legal.
     public static func violations(in schedule: Schedule) -> [ScheduleViolation] {
-        var census = ScheduleCensus(schedule)
+        violations(in: schedule, ScheduleIndex(schedule.shape)) { _, _, _, _ in }
+    }
+
+    /// Visits, as `ScheduleWalk.run` does, the actions of a schedule with no other faults, as far as they can run.
+    static func violations(
+        in schedule: Schedule, _ index: ScheduleIndex, visit: (Int, Int, Action, Int) -> Void
+    ) -> [ScheduleViolation] {
+        var census = ScheduleCensus(schedule, index)
         census.countAll()
         // Order can only be judged among actions that exist, once, in the right place.
         if census.violations.isEmpty { census.checkCompleteness() }
-        if census.violations.isEmpty { census.checkOrder() }
+        if census.violations.isEmpty {
+            census.checkOrder()
+            census.checkDependencies(visit)
+        }
         return Array(census.violations.prefix(violationLimit))
     }
 }
@@ -44,25 +54,52 @@ public enum Verifier {
 private struct ScheduleCensus {
     let schedule: Schedule
     let shape: ScheduleShape
-    let index: ScheduleIndex
+    private let index: ScheduleIndex
     var violations: [ScheduleViolation] = []
     /// Per unit, and per message slot beyond the line, one bit per kind of action seen; B counts as I and W. Line
     /// messages count at the unit that names them.
-    var seen: [UInt16]
-    /// Per unit, set by an unrecorded forward.
-    var unrecorded: [Bool]
+    private var seen: [UInt16]
+    /// The bits that each slot needs: per stage and pass for units with their line messages, per skip for the rest.
+    private let unitBits: [UInt16]
+    private let skipBits: [UInt16]
+    /// Per stage, whether REDUCE_DP was seen.
+    private var isReduced: [Bool]
 
-    init(_ schedule: Schedule) {
+    init(_ schedule: Schedule, _ index: ScheduleIndex) {
         self.schedule = schedule
+        self.index = index
         shape = schedule.shape
-        index = ScheduleIndex(schedule.shape)
         seen = Array(repeating: 0, count: index.slotCount)
-        unrecorded = Array(repeating: false, count: schedule.shape.unitCount)
+        isReduced = Array(repeating: false, count: shape.stageCount)
+        let shape = schedule.shape
+        let placement = schedule.placement.ranks
+        func bits(_ training: [Action.Kind], _ evaluation: [Action.Kind]) -> UInt16 {
+            (shape.purpose == .training ? training : evaluation).reduce(0) { $0 | Self.bit($1) }
+        }
+        func isRemote(_ a: UnitOfWork, _ b: UnitOfWork?) -> Bool {
+            schedule.isLowered && b != nil && placement[a.stage] != placement[b!.stage]
+        }
+        let receiver = bits([.receiveActivation, .sendGradient, .waitGradient], [.receiveActivation])
+        let sender = bits([.sendActivation, .waitActivation, .receiveGradient], [.sendActivation, .waitActivation])
+        unitBits = (0..<shape.stageCount).flatMap { stage in
+            (0..<shape.recursionCount).map { recursion in
+                let unit = UnitOfWork(stage: stage, microBatch: 0, recursion: recursion)
+                return bits([.forward, .inputGradient, .weightGradient], [.forward])
+                    | (isRemote(unit, shape.upstream(of: unit)) ? receiver : 0)
+                    | (isRemote(unit, shape.downstream(of: unit)) ? sender : 0)
+            }
+        }
+        skipBits = shape.skips.map { skip in
+            schedule.isLowered && placement[skip.fromStage] != placement[skip.toStage] ? receiver | sender : 0
+        }
     }
 
-    static func bit(_ kind: Action.Kind) -> UInt16 {
+    private static func bit(_ kind: Action.Kind) -> UInt16 {
         kind == .backward ? bit(.inputGradient) | bit(.weightGradient) : 1 << UInt16(kind.rawValue)
     }
+
+    /// Set by an unrecorded forward; no kind has this bit.
+    private static let unrecorded: UInt16 = 1 << 15
 
     mutating func report(_ rank: Int, _ position: Int?, _ action: Action, _ reason: String) {
         guard violations.count < Verifier.violationLimit else { return }
@@ -106,15 +143,26 @@ private struct ScheduleCensus {
     }
 
     private mutating func count(_ rank: Int, _ position: Int, _ action: Action) {
-        let unit = action.unit
-        guard shape.contains(unit) else {
+        guard action.stage < shape.stageCount, action.microBatch < shape.microBatchCount,
+            action.chunk < shape.chunkCount, action.recursion < shape.recursionCount
+        else {
             return report(
                 rank, position, action,
                 "outside \(shape.stageCount) stages, \(shape.microBatchCount) micro-batches, \(shape.chunkCount) "
                     + "chunks, \(shape.recursionCount) recursions")
         }
-        guard self.rank(of: unit) == rank else {
-            return report(rank, position, action, "stage \(unit.stage) lies on rank \(self.rank(of: unit))")
+        let home = schedule.placement.ranks[action.stage]
+        guard home == rank else {
+            return report(rank, position, action, "stage \(action.stage) lies on rank \(home)")
+        }
+        if action.kind == .reduceReplicas {
+            if !reducesReplicas {
+                report(rank, position, action, "the schedule is not marked as reducing over replicas")
+            } else if isReduced[action.stage] {
+                report(rank, position, action, "done before, on the same stage")
+            }
+            isReduced[action.stage] = true
+            return
         }
         if shape.purpose == .evaluation, action.kind.isCompute, action.kind != .forward || action.isRecorded {
             return report(rank, position, action, "an evaluation runs only unrecorded forwards")
@@ -122,73 +170,68 @@ private struct ScheduleCensus {
         if action.kind.isMessage, let reason = strayMessage(action) {
             return report(rank, position, action, reason)
         }
-        if action.kind == .reduceReplicas, !reducesReplicas {
-            return report(rank, position, action, "the schedule is not marked as reducing over replicas")
-        }
-        let number = index.unit(action)
-        let slot = index.slot(from: number, edge: action.edge)
+        let slot = index.slot(from: index.unit(action), edge: action.edge)
         let bits = Self.bit(action.kind)
         if seen[slot] & bits != 0 { report(rank, position, action, "done before, on the same unit") }
-        seen[slot] |= bits
-        if action.kind == .forward { unrecorded[number] = !action.isRecorded }
+        seen[slot] |= bits | (action.isRecorded ? 0 : Self.unrecorded)
     }
 
     /// Why a message action has no business here; nil when it does.
     private func strayMessage(_ action: Action) -> String? {
         guard schedule.isLowered else { return "the schedule is not marked as lowered" }
-        return expectedMessages(action.unit).contains(Action(action.kind, action.unit, edge: action.edge))
+        let expected: UInt16
+        if action.edge == 0 {
+            expected = unitBits[action.stage * shape.recursionCount + action.recursion]
+        } else if StageMessage(action, shape) != nil {
+            expected = skipBits[action.edge - 1]
+        } else {
+            expected = 0
+        }
+        return expected & Self.bit(action.kind) != 0
             ? nil : "no edge between ranks here: the stage at its other end is absent or on the same rank"
-    }
-
-    /// Message actions that a unit needs.
-    private func expectedMessages(_ unit: UnitOfWork) -> [Action] {
-        guard schedule.isLowered else { return [] }
-        let rank = rank(of: unit)
-        let training = shape.purpose == .training
-        var actions: [Action] = []
-        func expect(_ kind: Action.Kind, _ edge: Int) { actions.append(Action(kind, unit, edge: edge)) }
-        for edge in index.edgesIn[unit.stage] {
-            guard let other = shape.upstream(of: unit, edge: edge), self.rank(of: other) != rank else { continue }
-            expect(.receiveActivation, edge)
-            if training {
-                expect(.sendGradient, edge)
-                expect(.waitGradient, edge)
-            }
-        }
-        for edge in index.edgesOut[unit.stage] {
-            guard let other = shape.downstream(of: unit, edge: edge), self.rank(of: other) != rank else { continue }
-            expect(.sendActivation, edge)
-            expect(.waitActivation, edge)
-            if training { expect(.receiveGradient, edge) }
-        }
-        return actions
     }
 
     /// Nothing is missing, and R exactly where needed.
     mutating func checkCompleteness() {
+        let passLength = shape.microBatchCount * shape.chunkCount
+        let recompute = Self.bit(.recompute)
         for number in 0..<index.unitCount {
-            let unit = shape.unit(at: number)
-            let rank = rank(of: unit)
-            var expected = [Action(.forward, unit)]
-            if shape.purpose == .training {
-                expected += [Action(.inputGradient, unit), Action(.weightGradient, unit)]
-            }
-            if reducesReplicas, number % index.stride == 0 { expected.append(.reduceReplicas(stage: unit.stage)) }
-            for action in expected + expectedMessages(unit)
-            where seen[index.slot(from: number, edge: action.edge)] & Self.bit(action.kind) == 0 {
-                report(rank, nil, action, absence(action))
-            }
-            guard shape.purpose == .training else { continue }
-            let recomputed = seen[number] & Self.bit(.recompute) != 0
-            if recomputed, !unrecorded[number] {
-                let action = Action(.recompute, unit)
-                report(rank, position(of: action, rank), action, "the forward of this unit was recorded")
-            } else if !recomputed, unrecorded[number] {
-                report(
-                    rank, nil, Action(.recompute, unit),
-                    "the forward of this unit was not recorded, so its backward needs a recompute")
+            let expected = unitBits[number / passLength]
+            let bits = seen[number]
+            if bits & expected != expected { reportMissing(expected & ~bits, shape.unit(at: number), edge: 0) }
+            if shape.purpose == .training, (bits & recompute == 0) != (bits & Self.unrecorded == 0) {
+                let action = Action(.recompute, shape.unit(at: number))
+                if bits & recompute != 0 {
+                    let rank = rank(of: action.unit)
+                    let position = schedule.ranks[rank].firstIndex(of: action)
+                    report(rank, position, action, "the forward of this unit was recorded")
+                } else {
+                    report(
+                        rank(of: action.unit), nil, action,
+                        "the forward of this unit was not recorded, so its backward needs a recompute")
+                }
             }
             if violations.count >= Verifier.violationLimit { return }
+        }
+        for slot in index.unitCount..<index.slotCount {
+            let (skip, offset) = (slot - index.unitCount).quotientAndRemainder(dividingBy: index.stride)
+            let missing = skipBits[skip] & ~seen[slot]
+            if missing == 0 { continue }
+            for stage in [shape.skips[skip].fromStage, shape.skips[skip].toStage] {
+                reportMissing(missing, shape.unit(at: stage * index.stride + offset), edge: skip + 1)
+            }
+        }
+        for stage in 0..<shape.stageCount where reducesReplicas && !isReduced[stage] {
+            let action = Action.reduceReplicas(stage: stage)
+            report(rank(of: action.unit), nil, action, absence(action))
+        }
+    }
+
+    /// Reports the kinds in `bits` that a unit lacks, on a skip those that belong to its end.
+    private mutating func reportMissing(_ bits: UInt16, _ unit: UnitOfWork, edge: Int) {
+        for kind in Action.Kind.allCases where kind != .backward && bits & Self.bit(kind) != 0 {
+            let action = Action(kind, unit, edge: edge)
+            if edge == 0 || StageMessage(action, shape) != nil { report(rank(of: unit), nil, action, absence(action)) }
         }
     }
 
@@ -207,16 +250,17 @@ private struct ScheduleCensus {
         }
     }
 
-    private func position(of action: Action, _ rank: Int) -> Int? { schedule.ranks[rank].firstIndex(of: action) }
-
-    /// Gradient order, memory, dependencies.
+    /// Gradient order and memory.
     mutating func checkOrder() {
         for (rank, actions) in schedule.ranks.enumerated() {
             checkGradientOrder(rank, actions)
             checkMemory(rank, actions)
         }
+    }
+
+    mutating func checkDependencies(_ visit: (Int, Int, Action, Int) -> Void) {
         var walk = ScheduleWalk(schedule, index)
-        walk.run { _, _, _, _ in }
+        walk.run(visit)
         for (rank, position) in walk.positions.enumerated() where position < schedule.ranks[rank].count {
             let action = schedule.ranks[rank][position]
             report(rank, position, action, stuck(walk.need(action, index.unit(action))!, walk))
@@ -226,16 +270,28 @@ private struct ScheduleCensus {
     private mutating func checkGradientOrder(_ rank: Int, _ actions: [Action]) {
         // Next place in the accumulation order, per stage and recursion.
         var next = [Int](repeating: 0, count: shape.stageCount * shape.recursionCount)
+        var nextInput = next
         func unit(_ place: Int, _ stage: Int, _ recursion: Int) -> UnitOfWork {
             let (microBatch, chunk) = place.quotientAndRemainder(dividingBy: shape.chunkCount)
             return UnitOfWork(
                 stage: stage, microBatch: microBatch, chunk: shape.chunkCount - 1 - chunk, recursion: recursion)
         }
         for (position, action) in actions.enumerated() {
+            let slot = action.stage * shape.recursionCount + action.recursion
+            let place = (action.microBatch + 1) * shape.chunkCount - 1 - action.chunk
+            if action.kind == .inputGradient || action.kind == .backward {
+                // Layers that recompute themselves, and a head whose logits do not fit, add weight gradients here.
+                if place != nextInput[slot] {
+                    return report(
+                        rank, position, action,
+                        "input gradients run in micro-batch, then reverse chunk order; "
+                            + "'\(unit(nextInput[slot], action.stage, action.recursion))' comes first")
+                }
+                nextInput[slot] += 1
+            }
             switch action.kind {
             case .weightGradient, .backward:
-                let slot = action.stage * shape.recursionCount + action.recursion
-                if action.unit != unit(next[slot], action.stage, action.recursion) {
+                if place != next[slot] {
                     return report(
                         rank, position, action,
                         "weight gradients are added in micro-batch, then reverse chunk order; "

@@ -1,4 +1,5 @@
 import Pipeline
+import TestSupport
 import Testing
 
 /// Small changes to legal schedules. What the verifier says must agree with `ValueMachine`, which runs them on numbers.
@@ -20,7 +21,8 @@ import Testing
         // V shapes, rings, skips between ranks and within one.
         compute += (0..<40).map { RandomSchedule.compute(seed: $0) }
             .filter { $0.ranks.count > 1 && (6...12).contains($0.shape.unitCount) }.prefix(5)
-        compute.append(ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 3), microBatchCount: 2, chunkCount: 2))
+        compute.append(
+            ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 3), microBatchCount: 2, chunkCount: 2))
         return compute.enumerated().flatMap { number, schedule in
             let tight = LoweringOptions(receiveLookAhead: 1, sendWindow: 1, reducesReplicas: number % 2 == 0)
             let name = "\(number)-\(schedule.name)"
@@ -187,7 +189,7 @@ import Testing
             }
             var costs = CostModel.uniform(stageCount: mutant.shape.stageCount)
             for stage in costs.stages.indices { costs.stages[stage].forward = Double(random.below(100)) }
-            costs.latency = Double(random.below(50))
+            costs.messages.latency = Double(random.below(50))
             #expect(((try? Simulator.simulate(mutant, costs)) != nil) == verdict)
         }
     }

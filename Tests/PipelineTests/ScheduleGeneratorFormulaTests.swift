@@ -101,6 +101,50 @@ import Testing
         }
     }
 
+    /// Slots of one stage's F, I or W, all equal, beyond the work of a rank.
+    static func slots(_ name: String, _ p: Int, _ m: Int, _ k: Int) throws -> (bubble: Int, peak: Int) {
+        let schedule = try ScheduleCatalog.training(
+            name, ScheduleRequest(rankCount: p, microBatchCount: m, chunkCount: k))
+        let simulation = try Simulator.simulate(
+            schedule,
+            .uniform(stageCount: schedule.shape.stageCount, forward: 1, inputGradient: 1, weightGradient: 1))
+        let work = 3 * schedule.shape.stageCount / p * m * k
+        return (Int(simulation.makespan) - work, simulation.ranks.map(\.peakUnits).max()!)
+    }
+
+    /// Bubbles in slots; 1F1B's is `6(p−1)`, ZB-H1's `2(p−1)`.
+    @Test(arguments: 1...16, [1, 2, 3, 4]) func vShapes(p: Int, k: Int) throws {
+        for m in Set(Self.microBatchCounts + [p, 2 * p - 1, 3 * p]) {
+            let label: Comment = "p\(p) m\(m) k\(k)"
+            let isLong = m * k >= 2 * (p - 1) + k
+            // A short step lasts as long as its first micro-batch takes to come back.
+            func bound(_ slots: Int) -> Int { isLong ? slots : max(slots, 4 * (p - 1)) }
+            let chunks = 2 * (k - 1)
+
+            let zeroBubble = try Self.slots("zb_v", p, m, k)
+            if isLong { #expect(zeroBubble.bubble == p - 1, label) }
+            #expect(zeroBubble.bubble <= bound(p - 1), label)
+            #expect(zeroBubble.peak == min(2 * p + chunks, 2 * m * k), label)
+
+            let dual = try Self.slots("dualpipe_v", p, m, k)
+            if isLong { #expect(dual.bubble == p - 1 + (p > 1 ? p % 2 : 0), label) }
+            #expect(dual.bubble <= bound(p), label)
+            #expect(dual.peak == min(2 * p + 1 + chunks, 2 * m * k), label)
+
+            let half = try Self.slots("v_half", p, m, k)
+            #expect(half.bubble <= bound(3 * (p - 1) + (k == 1 ? 0 : 3)), label)
+            #expect(half.peak <= 2 * ((p + 2) / 2) + chunks, label)
+
+            let least = try Self.slots("v_min", p, m, k)
+            #expect(least.bubble <= bound(4 * (p - 1) + (k == 1 ? 1 : 6 * (k - 1) + 1)), label)
+            #expect(least.peak <= 2 * ((p + 4) / 3) + chunks, label)
+
+            for other in [zeroBubble, dual, half] + (k == 1 ? [least] : []) {
+                #expect(other.bubble <= 6 * (p - 1), label)
+            }
+        }
+    }
+
     /// The figures promised for `p = 8`, `m = 24`, four chunks.
     @Test func chunksTimesZeroBubble() throws {
         let (simulation, bubble) = try Self.simulate("zb_h1", 8, 24, 4, Durations())

@@ -75,4 +75,48 @@ import Testing
                 == "schedule 'zb_h1' needs placement contiguous, got interleaved; leave the placement out, or choose a "
                 + "schedule that has it: interleaved, breadth_first")
     }
+
+    @Test(arguments: ScheduleCatalog.names) func everyScheduleComputesTheSame(name: String) throws {
+        for (p, m, k) in [(1, 2, 2), (2, 3, 1), (3, 2, 2), (3, 5, 1), (4, 5, 3)] {
+            let schedule = try ScheduleCatalog.training(
+                name, ScheduleRequest(rankCount: p, microBatchCount: m, chunkCount: k))
+            #expect(
+                try InterpreterTests.gradients(Lowering.lower(schedule)) == InterpreterTests.reference(schedule.shape),
+                "p\(p) m\(m) k\(k)")
+        }
+    }
+
+    /// Ranks stay busy from their first forward on when there is work enough to go round.
+    @Test func evaluationsStream() throws {
+        func makespan(_ placement: Placement, _ m: Int, _ k: Int) throws -> Int {
+            let schedule = ScheduleCatalog.evaluation(placement: placement, microBatchCount: m, chunkCount: k)
+            try Verifier.verify(schedule)
+            try Verifier.verify(Lowering.lower(schedule))
+            let costs = CostModel.uniform(stageCount: placement.stageCount)
+            return Int(try Simulator.simulate(schedule, costs).makespan)
+        }
+        for p in 1...6 {
+            for k in 1...2 {
+                for m in [1, 2, 5, 6, 12, 17] {
+                    let units = m * k
+                    let label: Comment = "p\(p) m\(m) k\(k)"
+                    #expect(try makespan(.contiguous(stageCount: p), m, k) == units + p - 1, label)
+                    #expect(try makespan(.vShape(rankCount: p), m, k) == 2 * units + 2 * (p - 1), label)
+                    for v in 1...3 {
+                        let ring = try makespan(.interleaved(rankCount: p, virtualStages: v), m, k)
+                        if units % p == 0 { #expect(ring == v * units + p - 1, label) }
+                        #expect(ring <= v * (units + p), label)
+                    }
+                }
+            }
+        }
+    }
+
+    /// 1024 ranks and 4096 micro-batches are made within seconds; 1/16 of that here, the cost is linear.
+    @Test(arguments: ScheduleCatalog.names) func largeSchedulesAreMadeFast(name: String) throws {
+        let elapsed = try ContinuousClock().measure {
+            _ = try ScheduleCatalog.training(name, ScheduleRequest(rankCount: 256, microBatchCount: 1024))
+        }
+        #expect(elapsed < .seconds(5))
+    }
 }

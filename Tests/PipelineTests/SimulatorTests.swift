@@ -57,8 +57,8 @@ import Testing
     @Test func messagesTakeLatencyAndBandwidth() throws {
         let schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 2, microBatchCount: 1))
         var costs = CostModel.uniform(stageCount: 2)
-        costs.latency = 0.25
-        costs.bandwidth = 8
+        costs.messages.latency = 0.25
+        costs.messages.bandwidth = 8
         costs.stages[0].outputBytes = 4
         costs.step = 3
         // F, message of 0.25 + 4/8, F, B, message, B.
@@ -70,7 +70,7 @@ import Testing
         var schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 3, microBatchCount: 1))
         schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 2)]
         var costs = CostModel.uniform(stageCount: 3)
-        costs.bandwidth = 8
+        costs.messages.bandwidth = 8
         costs.stages[0].outputBytes = 4
         // The line waits half a second after stage 0, both ways; the skip takes as long and is hidden by stage 1.
         for subject in [schedule, try Lowering.lower(schedule)] {
@@ -104,6 +104,121 @@ import Testing
         // The second reduction follows the first.
         #expect(try makespan(2, 2) == 7)
         #expect(try Simulator.simulate(lowered, costs).ranks[0].busy == 4)
+    }
+
+    /// One message each way between two ranks: F 1, F 1, B 1, B 1 and what the messages add.
+    @Test func copyingCostsProcessorTimeAtBothEnds() throws {
+        let compute = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 1))
+        for schedule in [compute, try Lowering.lower(compute)] {
+            var costs = CostModel.uniform(stageCount: 2)
+            costs.stages[0].outputBytes = 4
+            costs.messages.messageSeconds = 0.125
+            costs.messages.copyBandwidth = 32
+            // Half a second in all: a send costs 1/4, the receiver waits anyway and copies meanwhile.
+            #expect(try Simulator.simulate(schedule, costs).makespan == 4.5)
+            costs.messages.latency = 1
+            #expect(try Simulator.simulate(schedule, costs).makespan == 6.5)
+            #expect(try Simulator.simulate(schedule, costs).ranks[0].busy == 2)
+        }
+        // A receiver that was busy pays: rank 1 has F m1 in hand when its message comes.
+        let two = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 2))
+        var costs = CostModel.uniform(stageCount: 2)
+        costs.stages[0].outputBytes = 4
+        costs.stages[1].forward = 5
+        costs.messages.copyBandwidth = 16
+        let timeline = try Simulator.simulate(two, costs, keepsTimeline: true).timeline
+        #expect(timeline[1].prefix(2).map(\.start) == [1.25, 6.5])
+    }
+
+    @Test func largeMessagesWaitForTheSendersNextLook() throws {
+        let schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 1))
+        var costs = CostModel.uniform(stageCount: 2)
+        costs.stages[0].outputBytes = 5000
+        costs.messages.pokeInterval = 0.25
+        #expect(try Simulator.simulate(schedule, costs).makespan == 4.5)
+        costs.messages.eagerBytes = 5000
+        #expect(try Simulator.simulate(schedule, costs).makespan == 4)
+        let message = MessageCost(latency: 0.1, bandwidth: 10, pokeInterval: 1, eagerBytes: 4)
+        #expect(Self.isClose(message.arrival(sent: 2, posted: 0, 5), 3 + 0.1 + 0.5))
+        // Posted late: the answer finds the sender's third look.
+        #expect(Self.isClose(message.arrival(sent: 2, posted: 4.5, 5), 5 + 0.1 + 0.5))
+        #expect(Self.isClose(message.arrival(sent: 2, posted: 4.5, 4), 4.5 + 0.1 + 0.4))
+    }
+
+    @Test func ranksShareProcessors() throws {
+        for name in ScheduleCatalog.names {
+            for m in [1, 3, 8] {
+                let compute = try ScheduleCatalog.training(name, ScheduleRequest(stageCount: 4, microBatchCount: m))
+                for schedule in [compute, try Lowering.lower(compute)] {
+                    var costs = CostModel.uniform(stageCount: 4, forward: 1, inputGradient: 1, weightGradient: 1)
+                    costs.messages.latency = 0.25
+                    let alone = try Simulator.simulate(schedule, costs)
+                    // Enough processors change nothing.
+                    costs.processors = 4
+                    #expect(try Simulator.simulate(schedule, costs).makespan == alone.makespan)
+                    // One processor does all the work, and rests only while messages travel.
+                    costs.processors = 1
+                    let one = try Simulator.simulate(schedule, costs).makespan
+                    #expect(one >= Double(12 * m) && one <= Double(12 * m) + 6 * 0.25)
+                    if m == 1 { #expect(Self.isClose(one, 12 + 6 * 0.25)) }
+                    costs.processors = 2
+                    let two = try Simulator.simulate(schedule, costs, keepsTimeline: true)
+                    #expect(two.makespan >= max(alone.makespan, Double(6 * m)) && two.makespan <= Double(12 * m) + 1.5)
+                    // A lone micro-batch keeps at most two ranks at work, one of them with W.
+                    if m == 1 { #expect(Self.isClose(two.makespan, alone.makespan)) }
+                    #expect(two.timeline.map { $0.map(\.action) } == schedule.ranks)
+                }
+            }
+        }
+    }
+
+    @Test func stagesAddUpTheirLayers() {
+        let layers = (1...3).map { n in
+            StageCost(
+                forward: Double(n), inputGradient: 2, weightGradient: 3, outputBytes: 10 * n, activationBytes: n,
+                inputBytes: 100 * n, reduceReplicas: 1)
+        }
+        #expect(
+            StageCost(layers: layers)
+                == StageCost(
+                    forward: 6, inputGradient: 6, weightGradient: 9, outputBytes: 30, activationBytes: 6,
+                    inputBytes: 100, reduceReplicas: 3))
+    }
+
+    /// Messages arrive before they are needed, and every rank does one thing at a time, whatever anything costs.
+    @Test func anyDelaysKeepTheOrderOfThings() throws {
+        var random = SplitMix(state: 3)
+        for seed in 0..<40 {
+            let compute = RandomSchedule.compute(seed: UInt64(seed))
+            let lowered = try Lowering.lower(compute)
+            var costs = CostModel.uniform(stageCount: compute.shape.stageCount)
+            for stage in costs.stages.indices {
+                costs.stages[stage] = StageCost(
+                    forward: Double(random.below(9)), inputGradient: Double(random.below(9)), weightGradient: 1,
+                    outputBytes: random.below(9000))
+            }
+            costs.messages = MessageCost(
+                latency: Double(random.below(3)), bandwidth: 5000, messageSeconds: 0.5, copyBandwidth: 1e4,
+                pokeInterval: Double(random.below(2)))
+            costs.processors = seed % 3 == 0 ? 1 : nil
+            for schedule in [compute, lowered] {
+                let simulation = try Simulator.simulate(schedule, costs, keepsTimeline: true)
+                #expect(simulation.timeline.map { $0.map(\.action) } == schedule.ranks)
+                var ends: [Action: Double] = [:]
+                for timed in simulation.timeline.joined() { ends[timed.action] = timed.end }
+                for rank in simulation.timeline {
+                    #expect(zip(rank, rank.dropFirst()).allSatisfy { $0.end <= $1.start })
+                    for timed in rank where timed.action.kind == .forward {
+                        let unit = timed.action.unit
+                        for edge in 0...compute.shape.skips.count {
+                            guard let source = compute.shape.upstream(of: unit, edge: edge) else { continue }
+                            let end = ends[Action(.forward, source)] ?? ends[Action(.forward, source, recorded: false)]
+                            #expect(timed.start >= end!)
+                        }
+                    }
+                }
+            }
+        }
     }
 
     @Test func unequalStagesArePacedByTheSlowest() throws {

@@ -1,4 +1,5 @@
 import Pipeline
+import TestSupport
 
 /// Judges a schedule by running it on numbers: all ranks in one thread, in any order, messages by rendezvous.
 ///
@@ -45,6 +46,8 @@ struct ValueMachine {
     private var records: [UnitOfWork: UInt64] = [:]
     private var inputGradients: [UnitOfWork: UInt64] = [:]
     private var gradients: [StagePass: UInt64] = [:]
+    /// Those that cannot be postponed: layers that recompute themselves add them with the input gradient.
+    private var earlyGradients: [StagePass: UInt64] = [:]
     private var reduced: [StagePass: UInt64] = [:]
     private var parameters: [StagePass: UInt64] = [:]
     private var messages: [MessageKey: Message] = [:]
@@ -142,6 +145,8 @@ struct ValueMachine {
             for (_, gradient) in arrived { value = Self.mix(value, gradient) }
             consume(arrived)
             inputGradients[unit] = value
+            let pass = StagePass(stage: unit.stage, recursion: unit.recursion)
+            earlyGradients[pass] = Self.mix(earlyGradients[pass] ?? 0, value)
             if action.kind == .backward { accumulate(unit, rank) }
         case .weightGradient:
             guard inputGradients[unit] != nil else { return false }
@@ -220,6 +225,9 @@ struct ValueMachine {
         guard (schedule.isLowered ? parameters : gradients) == reference.gradients else {
             throw Fault(reason: "other gradients")
         }
+        guard earlyGradients == reference.earlyGradients else {
+            throw Fault(reason: "other gradients that are not postponed")
+        }
     }
 
     // What the model computes.
@@ -233,6 +241,7 @@ struct ValueMachine {
     private struct Reference {
         var outputs: [UnitOfWork: UInt64] = [:]
         var gradients: [StagePass: UInt64] = [:]
+        var earlyGradients: [StagePass: UInt64] = [:]
 
         init(_ shape: ScheduleShape) {
             var inputGradients: [UnitOfWork: UInt64] = [:]
@@ -265,6 +274,7 @@ struct ValueMachine {
                         }
                         inputGradients[unit] = value
                         gradients[pass] = ValueMachine.mix(gradients[pass] ?? 0, outputs[unit]!, value)
+                        earlyGradients[pass] = ValueMachine.mix(earlyGradients[pass] ?? 0, value)
                     }
                 }
             }
@@ -288,5 +298,3 @@ struct ValueMachine {
         }
     }
 }
-
-extension SplitMix: RandomNumberGenerator {}

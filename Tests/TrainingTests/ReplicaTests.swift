@@ -140,7 +140,7 @@ import Training
                 for step in 1...2 { _ = try session.trainStep(settled.tokens(step: step), step: step, rate: 0.01) }
                 let pool = session.context.pool
                 return (
-                    pool.liveBytes, session.plan.predictedPeakBytes[session.pipeline.rank], pool.peakBytes,
+                    pool.liveBytes, session.plan.layout.predictedPeakBytes[session.pipeline.rank], pool.peakBytes,
                     pool.liveBytes(.optimizer), pool.liveBytes(.parameters)
                 )
             }

@@ -1,8 +1,8 @@
 /// One forward, one backward in turn, over `v` stages per rank (interleaved 1F1B, arXiv 2104.04473). For 2 ranks, 2
 /// stages each, 4 micro-batches (written stage:micro-batch):
 ///
-///     rank 0  F0:0 F0:1 F2:0 F2:1 .    B2:0 F0:2 B2:1 F0:3 B0:0 F2:2 B0:1 F2:3 B2:2 .    B2:3 .    B0:2 .    B0:3
-///     rank 1  .    F1:0 F1:1 F3:0 B3:0 F3:1 B3:1 F1:2 B1:0 F1:3 B1:1 F3:2 B3:2 F3:3 B3:3 .    B1:2 .    B1:3 .
+///     rank 0  F0:0 F0:1 F2:0 F2:1 F0:2 B2:0 F0:3 B2:1 F2:2 B0:0 F2:3 B0:1 .    B2:2 .    B2:3 B0:2 B0:3
+///     rank 1  .    F1:0 F1:1 F3:0 B3:0 F3:1 B3:1 F1:2 B1:0 F1:3 B1:1 F3:2 B3:2 F3:3 B3:3 B1:2 B1:3 .
 ///
 /// Micro-batches go through the stages of a rank in groups, large enough (`g` units, at least `p`) that the first unit
 /// is back on rank 0 when the group has left it. The published order wants `p` micro-batches per group and `m`

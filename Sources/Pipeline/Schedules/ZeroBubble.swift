@@ -1,13 +1,15 @@
 /// 1F1B with weight gradients put off until they fill what would be bubble, at the memory of 1F1B's first rank
 /// (ZB-H1, arXiv 2401.10241); here over sequence chunks as well. For 3 stages, 5 micro-batches:
 ///
-///     rank 0  F0 F1 F2 .  .  I0 W0 F3 I1 W1 F4 I2 W2 .  I3 W3 .
-///     ...
+///     rank 0  F0 F1 F2 .  .  I0 W0 F3 I1 W1 F4 I2 W2 I3 W3 I4 W4
+///     rank 1  .  F0 F1 .  I0 F2 I1 W0 F3 I2 W1 F4 I3 W2 I4 W3 W4
+///     rank 2  .  .  F0 I0 F1 I1 F2 I2 W0 F3 I3 W1 F4 I4 W2 W3 W4
 ///
-/// Rank `s` runs as far ahead as in 1F1B and lets each weight gradient wait for `s` more input gradients, so that every
-/// rank holds `min(p−1+k, mk)` units. Gradients therefore travel up the ranks at the pace of input gradients alone.
-/// Bubble `(p−1)·max(F, F+I−W)/k` for `m ≥ p` (the paper's `F+I−W`; when `W > I`, the time until the last rank has
-/// work remains), with `F = I = W` a third of 1F1B's and, for one stage per rank, the least possible.
+/// Rank `s` runs as far ahead as in 1F1B and lets each weight gradient wait for `s` more input gradients, so that
+/// every rank holds `min(p−1+k, mk)` units (rank 0, where nobody waits for a gradient, runs whole backwards).
+/// Gradients therefore travel up the ranks at the pace of input gradients alone. Bubble `(p−1)·max(F, F+I−W)/k` for
+/// `m ≥ p` (the paper's `F+I−W`; when `W > I`, the time until the last rank has work remains), with `F = I = W` a
+/// third of 1F1B's and, for one stage per rank, the least possible.
 enum ZeroBubbleH1: ScheduleGenerator {
     static let name = "zb_h1"
     static let placement = PlacementKind.contiguous
@@ -25,8 +27,9 @@ enum ZeroBubbleH1: ScheduleGenerator {
 /// ZB-H1 with twice the forwards ahead and twice the memory, so that no rank waits between its first and its last
 /// action (ZB-H2, arXiv 2401.10241). For 3 stages, 5 micro-batches:
 ///
-///     rank 0  F0 F1 F2 F3 F4 I0 W0 I1 W1 I2 W2 I3 W3 I4 W4
-///     ...
+///     rank 0  F0 F1 F2 F3 F4 I0 W0 I1 W1 I2 W2 I3 W3 I4 W4 .  .
+///     rank 1  .  F0 F1 F2 I0 F3 I1 F4 I2 W0 I3 W1 I4 W2 W3 W4 .
+///     rank 2  .  .  F0 I0 F1 I1 F2 I2 F3 I3 F4 I4 W0 W1 W2 W3 W4
 ///
 /// Rank `s` runs `2(p−1−s)` forwards ahead and lets weight gradients wait for `2s` input gradients (fewer when the
 /// step is so short that it would end late); each rank holds at most `min(2(p−1)+k, mk)` units. Between its first and

@@ -119,8 +119,7 @@ public final class CheckpointStore {
             })
         if session.runtime.keepsCarryAcrossBatches {
             let state = try StreamState.collect(session)
-            try write(
-                Self.streamKind, state.tensors.map { entry in (entry.name, entry.tensor.shape, { entry.tensor }) })
+            try write(Self.streamKind, state.tensors.map { _, name, tensor in (name, tensor.shape, { tensor }) })
         }
         if let failure { throw failure }
         return shards

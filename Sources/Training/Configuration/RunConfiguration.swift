@@ -41,16 +41,16 @@ public struct RunConfiguration: Sendable {
     public struct ParallelSection: Sendable {
         /// `stages`: nil for `auto`, the number of ranks ÷ replicas.
         public var stages: Int?
-        /// `replicas`: how many pipelines share out the micro-batches of every batch (data parallelism). They sum
-        /// their gradients while the pipelines drain, and each keeps the optimiser's state of its share of every
-        /// parameter (ZeRO-1). Units of work, and so their losses, are those of one pipeline; sums over the batch are
-        /// grouped by replica, which shows in their last bits.
-        public var replicas: Int
         public var schedule: ScheduleChoice
         /// `virtual_stages`: stages per rank; nil leaves it to the schedule.
         public var virtualStages: Int?
         /// `placement`: nil is the schedule's own.
         public var placement: PlacementKind?
+        /// `replicas`: how many pipelines share out the micro-batches of every batch (data parallelism). They sum
+        /// their gradients while the pipelines drain, and each keeps the optimiser's state of its share of every
+        /// parameter (ZeRO-1). Units of work, and so their losses, are those of one pipeline; sums over the batch are
+        /// grouped by replica, which shows in their last bits.
+        public var replicas: Int
         /// `micro_batches`, over all replicas: default 8, or the batch size if smaller. Never derived from the number of
         /// ranks, so that the result does not depend on it.
         public var microBatches: Int
@@ -68,6 +68,11 @@ public struct RunConfiguration: Sendable {
         public var memoryLimit: Int?
         /// `deadline_seconds`: how long an action may wait before the job ends.
         public var deadlineSeconds: Double
+        /// `auto`: choose what the section leaves open and the result does not show by measuring and simulating.
+        /// `parallel: auto` is short for `parallel: { auto: true }`.
+        public var isAutomatic: Bool
+        /// The keys that the section sets.
+        fileprivate var givenKeys: Set<String>
         /// `trace`: steps whose actions are recorded into `trace.json`.
         public var traceSteps: Int
     }
@@ -158,12 +163,12 @@ public struct RunConfiguration: Sendable {
 extension RunConfiguration.ParallelSection {
     init(_ reader: ConfigurationReader, batchSize: Int, directory: String) throws(ConfigurationError) {
         stages = try reader.intOrAuto("stages", in: 1...65_535)
-        replicas = try reader.int("replicas", default: 1, in: 1...65_535)
         schedule = try Self.schedule(reader, directory)
         virtualStages = try reader.optionalInt("virtual_stages", in: 1...65_535)
         placement =
             reader.has("placement")
             ? try reader.choice("placement", as: PlacementKind.self, default: .contiguous) : nil
+        replicas = try reader.int("replicas", default: 1, in: 1...65_535)
         microBatches = try reader.int("micro_batches", default: min(8, batchSize), in: 1...1_000_000)
         if microBatches > batchSize {
             throw reader.error(
@@ -183,6 +188,10 @@ extension RunConfiguration.ParallelSection {
         memoryLimit = try Self.bytes(reader, "memory_limit")
         deadlineSeconds = try reader.double("deadline_seconds", default: 600, above: 0)
         traceSteps = try reader.int("trace", default: 0, in: 0...1_000_000)
+        isAutomatic = try reader.bool("auto", default: false)
+        givenKeys = Set(
+            ["stages", "replicas", "schedule", "virtual_stages", "rematerialize", "partition"].filter { reader.has($0) }
+        )
 
         rematerializedLayers = []
         if reader.isList("rematerialize") {
@@ -192,6 +201,9 @@ extension RunConfiguration.ParallelSection {
             rematerialization = try reader.choice("rematerialize", as: Rematerialization.self, default: .never)
         }
     }
+
+    /// Whether the configuration sets a key that a planner could otherwise choose.
+    func isGiven(_ key: String) -> Bool { givenKeys.contains(key) }
 
     private static func schedule(
         _ reader: ConfigurationReader, _ directory: String
@@ -211,17 +223,11 @@ extension RunConfiguration.ParallelSection {
         return word == "measured" ? .measured : .estimated
     }
 
-    /// `8GiB`, `512MiB`, `1.5GiB` or a plain number of bytes.
     private static func bytes(_ reader: ConfigurationReader, _ key: String) throws(ConfigurationError) -> Int? {
         guard reader.has(key) else { return nil }
         var text = ""
         if case .scalar(let written, _)? = reader.node(key)?.content { text = written }
-        let units: [(String, Double)] = [("GiB", 1_073_741_824), ("MiB", 1_048_576), ("KiB", 1024), ("", 1)]
-        for (suffix, factor) in units where text.hasSuffix(suffix) {
-            if let number = Double(text.dropLast(suffix.count)), number > 0, number * factor < 1e18 {
-                return Int(number * factor)
-            }
-        }
+        if let count = ByteCount(text) { return count.bytes }
         throw reader.error(key, "'\(text)' is not an amount of memory; write 8GiB, 512MiB or a number of bytes")
     }
 }

@@ -16,12 +16,7 @@ public final class Optimizer {
     public private(set) var state: [String: [String: Tensor]] = [:]
 
     /// Names of the state tensors that each parameter has.
-    public var stateNames: [String] {
-        switch configuration.kind {
-        case .adam, .adamw: ["exp_avg", "exp_avg_sq"]
-        case .sgd: configuration.momentum > 0 ? ["momentum_buffer"] : []
-        }
-    }
+    public var stateNames: [String] { configuration.stateNames }
 
     public init(_ configuration: OptimizerConfiguration, share: ReplicaShare = .whole, context: ComputeContext) {
         self.share = share

@@ -59,7 +59,7 @@ enum Bench {
         }
         // The ranks of a job count through one pipeline after the other.
         let replicas = session.share.replicaCount
-        let planned = (0..<replicas).flatMap { _ in session.plan.predictedPeakBytes }
+        let planned = (0..<replicas).flatMap { _ in session.plan.layout.predictedPeakBytes }
         let sent = try communicator.allGather(Double(session.bytesSent - sentBefore) / Double(steps))
         let newBuffers = try communicator.allGather(Double(allocations))
         let bubble = bubbles.sorted()[bubbles.count / 2]
@@ -70,7 +70,7 @@ enum Bench {
         let flops = flopsPerToken * Double(tokens) / median
         let threads = session.context.threads.threadCount
         let parallel = session.run.parallel
-        let predicted = session.plan.simulation.bubbleFraction
+        let predicted = session.plan.layout.simulation.bubbleFraction
 
         func rate(_ seconds: Double) -> JSON { .double(Double(tokens) / seconds) }
         let fields: [JSON.Member] = [

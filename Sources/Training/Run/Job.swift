@@ -13,19 +13,28 @@ public final class Job {
     private let root: ConfigurationReader
     private let modelReader: ConfigurationReader
     private let dataReader: ConfigurationReader
+    /// Layer timings so far, by size of the unit.
+    private var measured: [UnitSize: [LayerTiming]] = [:]
     /// Of the configuration file; relative paths in it start there.
     private let directory: String
 
     /// Reads and checks the configuration. Collective: a mistake that any rank sees ends all ranks with
     /// the same error.
-    public static func open(config: String, overrides: [String], communicator: any Communicator) throws -> Job {
+    ///
+    /// - Parameter plan: a plan file to run by.
+    public static func open(
+        config: String, plan: String? = nil, overrides: [String], communicator: any Communicator
+    ) throws -> Job {
         try Collective.agree(communicator) {
-            try Job(config: config, overrides: overrides, communicator: communicator)
+            try Job(config: config, plan: plan, overrides: overrides, communicator: communicator)
         }
     }
 
-    private init(config: String, overrides: [String], communicator: any Communicator) throws {
-        let node = try YAMLConfiguration.load(config, overrides: overrides)
+    private init(config: String, plan: String?, overrides: [String], communicator: any Communicator) throws {
+        var node = try YAMLConfiguration.load(config, plan: plan, overrides: overrides)
+        if let parallel = node["parallel"], case .scalar("auto", quoted: false) = parallel.content {
+            node = try Overrides.apply(["parallel={auto: true}"], to: node)
+        }
         root = try ConfigurationReader(node)
         directory =
             (config as NSString).deletingLastPathComponent.isEmpty
@@ -60,6 +69,7 @@ public final class Job {
     }
 
     private func openSession(dataVocabularySize: Int?, readsData: Bool = true) throws -> Session {
+        if run.parallel.isAutomatic { try plan(dataVocabularySize: dataVocabularySize) }
         let timings = try profile(dataVocabularySize: dataVocabularySize)
         let session = try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: dataVocabularySize, readsData: readsData)
@@ -70,16 +80,46 @@ public final class Job {
         return session
     }
 
-    /// What `parallel.partition: measured` cuts by; nil for the other rules.
+    /// What `parallel.partition: measured` cuts by; nil for the other rules. Collective.
     private func profile(dataVocabularySize: Int?) throws -> [LayerTiming]? {
-        guard run.parallel.partition == .measured else { return nil }
-        func makeModel() throws -> Model { try Model(modelReader, dataVocabularySize: dataVocabularySize) }
-        let layerCount = try Collective.agree(communicator) { try makeModel().layerCount }
-        let (train, parallel) = (run.train, run.parallel)
-        return try LayerProfile.timings(
-            layerCount: layerCount, rows: (train.batchSize + parallel.microBatches - 1) / parallel.microBatches,
-            time: (train.sequenceLength + parallel.chunks - 1) / parallel.chunks,
-            threadCount: Session.threadCount(run, communicator), communicator: communicator, makeModel: makeModel)
+        guard run.parallel.partition == .measured || run.parallel.isAutomatic else { return nil }
+        let cut = BatchCut(run, replica: 0)
+        let size = Planner.Batching(microBatches: cut.totalMicroBatchCount, chunks: cut.chunkCount).unit(run)
+        return try timings([size], dataVocabularySize: dataVocabularySize)[size]!
+    }
+
+    /// Collective: ranks share the layers out between them.
+    private func timings(_ sizes: [UnitSize], dataVocabularySize: Int?) throws -> [UnitSize: [LayerTiming]] {
+        let known = sizes.filter { measured[$0] == nil }
+        if !known.isEmpty {
+            measured.merge(
+                try LayerProfile.timings(
+                    sizes: known, threadCount: Session.threadCount(run, communicator), communicator: communicator
+                ) {
+                    try Model(self.modelReader, dataVocabularySize: dataVocabularySize)
+                }
+            ) { old, _ in old }
+        }
+        return measured
+    }
+
+    /// Chooses what `parallel: auto` leaves open. Collective.
+    private func plan(dataVocabularySize: Int?) throws {
+        let choices = try search(
+            rankCount: communicator.size, .layout, dataVocabularySize: dataVocabularySize, count: 1)
+        run.parallel = choices[0].resolved
+    }
+
+    private func search(
+        rankCount: Int, _ freedom: Planner.Freedom, dataVocabularySize: Int?, count: Int
+    ) throws -> [Planner.Choice] {
+        let planner = try Collective.agree(communicator) {
+            Planner(
+                model: try Model(self.modelReader, dataVocabularySize: dataVocabularySize), run: self.run,
+                rankCount: rankCount, optimizerCopies: self.run.optimizer.stateNames.count, freedom: freedom)
+        }
+        let timings = try timings(planner.unitSizes, dataVocabularySize: dataVocabularySize)
+        return try Collective.agree(communicator) { try planner.search(timings: { timings[$0]! }, count: count) }
     }
 
     // MARK: Commands
@@ -130,20 +170,46 @@ public final class Job {
         }
     }
 
-    /// Cut, timeline, predicted bubble and memory for `ranks` ranks.
-    public func planDescription(ranks: Int?) throws -> String {
-        let size = try Collective.agree(communicator) {
-            self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
-        }
+    /// Cut, timeline, predicted bubble and memory of the configured layout on `ranks` ranks, estimated.
+    public func layoutDescription(ranks: Int?) throws -> String {
+        let size = try vocabularySize()
         let timings = try profile(dataVocabularySize: size)
         return try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
-            let parallel = self.run.parallel
             return try PlanDescription.text(
                 model: model, run: self.run, timings: timings,
-                rankCount: RankLayout.pipelineSize(
-                    parallel,
-                    rankCount: ranks ?? parallel.stages.map { $0 * parallel.replicas } ?? self.communicator.size))
+                rankCount: RankLayout.pipelineSize(self.run.parallel, rankCount: self.jobSize(ranks)))
+        }
+    }
+
+    /// Measures the layers, searches layouts on `ranks` ranks, and describes the best few.
+    ///
+    /// - Parameters:
+    ///   - memory: bytes per rank; nil takes `parallel.memory_limit`.
+    ///   - out: where to write the best as a plan file, on rank 0.
+    public func searchDescription(ranks: Int?, memory: Int?, out: String?) throws -> String {
+        let size = try vocabularySize()
+        if let memory { run.parallel.memoryLimit = memory }
+        _ = try Collective.agree(communicator) {
+            try self.makeModel(dataVocabularySize: size, readsData: size != nil)
+        }
+        let rankCount = jobSize(ranks)
+        let choices = try search(rankCount: rankCount, .batching, dataVocabularySize: size, count: 5)
+        try Collective.agree(communicator) {
+            guard let out, self.communicator.rank == 0 else { return }
+            try FileSystem.replace(out, with: Array(PlanFile.text(choices[0], run: self.run).utf8))
+        }
+        return PlanDescription.text(choices, rankCount: rankCount)
+    }
+
+    private func jobSize(_ ranks: Int?) -> Int {
+        ranks ?? run.parallel.stages.map { $0 * run.parallel.replicas } ?? communicator.size
+    }
+
+    /// Of the data, when the model does not say. Collective.
+    private func vocabularySize() throws -> Int? {
+        try Collective.agree(communicator) {
+            self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
         }
     }
 

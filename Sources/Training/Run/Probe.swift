@@ -75,7 +75,7 @@ enum Probe {
         collector.add("output", [batch.rows, batch.time, vocabulary], owner: headRank) {
             session.runtime.capturedLogits!
         }
-        try collector.addEverywhere(StreamState.collect(session))
+        try collector.addEverywhere(try StreamState.collect(session))
 
         try collector.write(
             to: out,
