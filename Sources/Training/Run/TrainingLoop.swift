@@ -154,15 +154,16 @@ public final class TrainingLoop {
     private func report(_ text: String) { if isReporter { display.message(text) } }
 
     private func reportPlan() {
-        let parameters = session.model.registry.elementCount
+        let (parallel, threads) = (run.parallel, session.context.threads.threadCount)
+        func counted(_ count: Int, _ noun: String) -> String { "\(count) \(noun)" + (count == 1 ? "" : "s") }
+        let stages = session.plan.stageLayers.map { "\($0.lowerBound)-\($0.upperBound - 1)" }
         report(
-            "\(session.model.layerCount) layers, \(parameters) parameters; \(session.communicator.size) "
-                + (session.communicator.size == 1 ? "rank" : "ranks") + " × \(session.context.threads.threadCount) "
-                + (session.context.threads.threadCount == 1 ? "thread" : "threads")
-                + (run.parallel.replicas > 1 ? ", \(run.parallel.replicas) replicas" : "")
-                + ", schedule \(run.parallel.schedule), \(run.parallel.microBatches) micro-batches"
-                + (run.parallel.chunks > 1 ? " × \(run.parallel.chunks) chunks" : "") + "; stages "
-                + session.plan.stageLayers.map { "\($0.lowerBound)-\($0.upperBound - 1)" }.joined(separator: " | "))
+            "\(session.model.layerCount) layers, \(session.model.registry.elementCount) parameters; "
+                + "\(counted(session.communicator.size, "rank")) × \(counted(threads, "thread"))"
+                + (parallel.replicas > 1 ? ", \(parallel.replicas) replicas" : "")
+                + ", schedule \(parallel.schedule), \(parallel.microBatches) micro-batches"
+                + (parallel.chunks > 1 ? " × \(parallel.chunks) chunks" : "")
+                + "; stages \(stages.joined(separator: " | "))")
     }
 
     /// Gathers what the ranks recorded into `trace.json`. Collective.
