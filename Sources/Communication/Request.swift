@@ -62,7 +62,10 @@ public final class Request {
     }
 
     /// Makes progress and tells whether the message has completed.
-    public func test() throws(CommunicationError) -> Bool {
+    public func test() throws(CommunicationError) -> Bool { try test(afterWaiting: 0) }
+
+    /// - Parameter seconds: how long it has been waited for, in case that another rank has ended the job.
+    private func test(afterWaiting seconds: Double) throws(CommunicationError) -> Bool {
         switch state {
         case .completed: return true
         case .failed(let error): throw error
@@ -74,21 +77,15 @@ public final class Request {
         } catch {
             // The transport may still hold the buffer when it was the job that ended.
             operation.abandon()
+            var error = error
+            if case .aborted(let rank) = error {
+                error = .interrupted(message, waitedSeconds: seconds, rank: rank)
+            }
             state = .failed(error)
             throw error
         }
         state = .completed
         return true
-    }
-
-    /// As `test`; when another rank has ended the job the error says what was being waited for.
-    private func test(afterWaiting seconds: Double) throws(CommunicationError) -> Bool {
-        do throws(CommunicationError) {
-            return try test()
-        } catch {
-            guard case .aborted(let rank) = error else { throw error }
-            throw .interrupted(message, waitedSeconds: seconds, rank: rank)
-        }
     }
 
     /// Gives up a message that has not completed, on purpose. Under MPI the buffer must stay alive

@@ -32,7 +32,7 @@ package final class FaultyExecutor: StageExecutor {
 
     /// Contains every kind of action on every rank. Odd micro-batches have I and W, even ones B.
     package static func schedule(rankCount: Int) throws -> Schedule {
-        let request = ScheduleRequest(stageCount: rankCount, microBatchCount: 4, rematerialization: .always)
+        let request = ScheduleRequest(rankCount: rankCount, microBatchCount: 4, rematerialization: .always)
         var compute = try ScheduleCatalog.training("1f1b", request)
         compute.ranks = compute.ranks.map { actions in
             actions.flatMap { action in
