@@ -63,14 +63,19 @@ public final class Job {
             dataReader, directory: directory, batchSize: run.train.batchSize, sequenceLength: run.train.sequenceLength)
     }
 
-    private func open() throws -> (Session, DataSet) {
+    /// - Parameter isProfiled: time every layer, whatever the cut is made by.
+    private func open(isProfiled: Bool = false) throws -> (Session, DataSet) {
         let data = try Collective.agree(communicator) { try self.loadData() }
-        return (try openSession(dataVocabularySize: data.vocabulary.count), data)
+        return (try openSession(dataVocabularySize: data.vocabulary.count, isProfiled: isProfiled), data)
     }
 
-    private func openSession(dataVocabularySize: Int?, readsData: Bool = true) throws -> Session {
+    private func openSession(
+        dataVocabularySize: Int?, readsData: Bool = true, isProfiled: Bool = false
+    ) throws -> Session {
         if run.parallel.isAutomatic { try plan(dataVocabularySize: dataVocabularySize) }
-        let timings = try profile(dataVocabularySize: dataVocabularySize)
+        let timings =
+            isProfiled || run.parallel.partition == .measured || run.parallel.isAutomatic
+            ? try profile(dataVocabularySize: dataVocabularySize) : nil
         let session = try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: dataVocabularySize, readsData: readsData)
             return try Session(
@@ -80,9 +85,8 @@ public final class Job {
         return session
     }
 
-    /// What `parallel.partition: measured` cuts by; nil for the other rules. Collective.
-    private func profile(dataVocabularySize: Int?) throws -> [LayerTiming]? {
-        guard run.parallel.partition == .measured || run.parallel.isAutomatic else { return nil }
+    /// Seconds of the run's units in every layer. Collective.
+    private func profile(dataVocabularySize: Int?) throws -> [LayerTiming] {
         let cut = BatchCut(run, replica: 0)
         let size = Planner.Batching(microBatches: cut.totalMicroBatchCount, chunks: cut.chunkCount).unit(run)
         return try timings([size], dataVocabularySize: dataVocabularySize)[size]!
@@ -90,11 +94,11 @@ public final class Job {
 
     /// Collective: ranks share the layers out between them.
     private func timings(_ sizes: [UnitSize], dataVocabularySize: Int?) throws -> [UnitSize: [LayerTiming]] {
-        let known = sizes.filter { measured[$0] == nil }
-        if !known.isEmpty {
+        let unknown = sizes.filter { measured[$0] == nil }
+        if !unknown.isEmpty {
             measured.merge(
                 try LayerProfile.timings(
-                    sizes: known, threadCount: Session.threadCount(run, communicator), communicator: communicator
+                    sizes: unknown, threadCount: Session.threadCount(run, communicator), communicator: communicator
                 ) {
                     try Model(self.modelReader, dataVocabularySize: dataVocabularySize)
                 }
@@ -173,7 +177,7 @@ public final class Job {
     /// Cut, timeline, predicted bubble and memory of the configured layout on `ranks` ranks, estimated.
     public func layoutDescription(ranks: Int?) throws -> String {
         let size = try vocabularySize()
-        let timings = try profile(dataVocabularySize: size)
+        let timings = run.parallel.partition == .measured ? try profile(dataVocabularySize: size) : nil
         return try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
             return try PlanDescription.text(
@@ -214,7 +218,7 @@ public final class Job {
     }
 
     public func bench(warmup: Int, steps: Int) throws -> BenchResult {
-        let (session, data) = try open()
+        let (session, data) = try open(isProfiled: true)
         return try Bench.measure(session: session, data: data, warmup: warmup, steps: steps)
     }
 

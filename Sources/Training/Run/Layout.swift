@@ -22,7 +22,8 @@ public struct Layout: Sendable {
     /// - Parameters:
     ///   - rankCount: ranks of one pipeline.
     ///   - optimizerCopies: state tensors per parameter.
-    ///   - timings: measured seconds of one unit in each layer; nil estimates them from FLOPs.
+    ///   - timings: measured seconds of one unit in each layer; nil estimates them from FLOPs. The cut follows them
+    ///     only where `parallel.partition` says so.
     ///   - flopsPerSecond: speed used to turn FLOPs into seconds.
     /// - Throws: `RunError`, `PartitionError` or `ScheduleError`; the same on every rank.
     init(
@@ -37,15 +38,19 @@ public struct Layout: Sendable {
         guard stageCount <= model.layerCount else {
             throw RunError.stagesExceedLayers(stages: stageCount, layers: model.layerCount)
         }
-        let unit = UnitEstimate(
-            model: model, cut: cut, replicaCount: parallel.replicas, optimizerCopies: optimizerCopies, timings: timings,
-            flopsPerSecond: flopsPerSecond)
+        func estimate(_ timings: [LayerTiming]?) -> UnitEstimate {
+            UnitEstimate(
+                model: model, cut: cut, replicaCount: parallel.replicas, optimizerCopies: optimizerCopies,
+                timings: timings, flopsPerSecond: flopsPerSecond)
+        }
+        let unit = estimate(timings)
         let partition =
             if case .explicit(let counts) = parallel.partition {
                 try Self.explicit(counts, layerCount: model.layerCount, stageCount: stageCount)
             } else {
                 try Self.byCost(
-                    unit.layerCosts(isRecomputed: parallel.rematerialization != .never), schedule,
+                    (parallel.partition == .measured ? unit : estimate(nil))
+                        .layerCosts(isRecomputed: parallel.rematerialization != .never), schedule,
                     limit: parallel.memoryLimit, reserve: unit.temporaryBytes.max()!)
             }
         let ranges = (0..<stageCount).map { partition.layers(of: $0) }

@@ -144,6 +144,7 @@ struct Planner {
         _ parallel: RunConfiguration.ParallelSection, _ timings: [LayerTiming], bound: Double
     ) throws -> Choice? {
         var parallel = parallel
+        if !run.parallel.isGiven("partition") { parallel.partition = .measured }
         if run.parallel.isGiven("rematerialize") { return try evaluate(parallel, timings, bound: bound) }
         var failure: RunError?
         for rematerialization in [Rematerialization.never, .exceptLast, .always] {

@@ -168,17 +168,9 @@ public final class TrainingLoop {
 
     /// Gathers what the ranks recorded into `trace.json`. Collective.
     private func writeTrace() throws {
-        let lines = session.recorder!.actions.map { "\($0.start) \($0.end) \($0.action)" }
+        let recorder = session.recorder!
         session.recorder = nil
-        let parts = try session.communicator.gather(Array(lines.joined(separator: "\n").utf8), root: 0)
-        guard let parts, let store else { return }
-        let timelines = parts.map { part in
-            String(decoding: part, as: UTF8.self).split(separator: "\n").compactMap { line -> TimedAction? in
-                let words = line.split(separator: " ", maxSplits: 2)
-                guard words.count == 3, let action = Action(words[2]) else { return nil }
-                return TimedAction(action: action, start: Double(words[0])!, end: Double(words[1])!)
-            }
-        }
+        guard let timelines = try session.gatherTimelines(recorder), let store else { return }
         try FileSystem.replace(store.directory + "/trace.json", with: Array(Trace.chromeJSON(timelines).utf8))
     }
 }
