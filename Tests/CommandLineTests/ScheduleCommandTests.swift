@@ -18,7 +18,7 @@ import Testing
         // (m k + p - 1) units of 2 + 1 + 3 seconds.
         #expect(simulated.output.hasPrefix("makespan 42 s, bubble 14.29 %\nrank 0: bubble 14.29 %, at most 3 units"))
         let slower = try run(["simulate", file, "--latency", "1", "--bandwidth", "8", "--bytes", "4"])
-        #expect(slower.status == 0 && slower.output > simulated.output.prefix(9))
+        #expect(slower.output.hasPrefix("makespan 30 s, bubble"))
         #expect(try run(["draw", file]).output.hasPrefix("rank 0  F0.0 F0.1 F1.0"))
         #expect(try run(["draw", file, "--svg", space.path + "/a.svg"]).status == 0)
         #expect(String(decoding: try space.bytes("a.svg"), as: UTF8.self).contains("<title>F s0 m0 c0: 0 s to 1 s"))
@@ -36,7 +36,7 @@ import Testing
         #expect(illegal.status == 1 && illegal.output.isEmpty)
         #expect(illegal.errorOutput == "\(file):5: rank 0, position 2, 'F s0 m0 c0': done before, on the same unit\n")
         #expect(try run(["simulate", file]).status == 1)
-        try space.write("bad.sched", "schedule bad\nmicro_batches two\n")
+        try space.write("bad.sched", "schedule bad\nmicro_batches two\nplacement 0\nrank 0:\n")
         let malformed = try run(["draw", file])
         #expect(malformed.status == 2)
         #expect(malformed.errorOutput.contains("bad.sched:2: 'micro_batches' needs whole numbers of at least 1"))
