@@ -45,24 +45,23 @@ public struct StageMessage: Hashable, Sendable {
         }
     }
 
-    /// The messages between ranks that a compute action needs, as the receives that bring them; the line first.
-    static func receives(for action: Action, _ schedule: Schedule) -> [Action] {
-        let shape = schedule.shape
-        let unit = action.unit
+    /// The receives that bring a compute action what it needs from other stages; the line first.
+    static func receives(for action: Action, _ shape: ScheduleShape) -> [Action] {
         let kind: Action.Kind
         switch action.kind {
         case .forward: kind = .receiveActivation
         case .inputGradient, .backward: kind = .receiveGradient
         default: return []
         }
-        return (0...shape.skips.count).compactMap { edge in
-            let source =
-                kind == .receiveActivation
-                ? shape.upstream(of: unit, edge: edge) : shape.downstream(of: unit, edge: edge)
-            guard let source, schedule.placement.ranks[source.stage] != schedule.placement.ranks[unit.stage] else {
-                return nil
-            }
-            return Action(kind, unit, edge: edge)
+        return (0...shape.skips.count).map { Action(kind, action.unit, edge: $0) }
+            .filter { StageMessage($0, shape) != nil }
+    }
+
+    /// Those of them that come from other ranks.
+    static func receives(for action: Action, _ schedule: Schedule) -> [Action] {
+        receives(for: action, schedule.shape).filter {
+            let message = StageMessage($0, schedule.shape)!
+            return schedule.placement.ranks[message.fromStage] != schedule.placement.ranks[message.toStage]
         }
     }
 }

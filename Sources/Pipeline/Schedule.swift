@@ -120,20 +120,22 @@ public struct ScheduleShape: Hashable, Sendable {
 /// What every rank does in one step, as a value: made by a generator or read from a file, completed by
 /// `Lowering`, proved by `Verifier`, timed by `Simulator`, drawn by `ScheduleDrawing`, run by `Interpreter`.
 ///
-/// Text form (`text`, `init(text:)`): one statement per line, `#` starts a comment, blank lines are ignored.
+/// Text form (`text`, `init(text:)`; examples in `configs/schedules`): one statement per line, `#` starts a comment,
+/// blank lines are ignored, statements come in any order.
 ///
 ///     schedule 1f1b            name, one word
-///     purpose training         training | evaluation
+///     purpose training         optional: training, or evaluation (only unrecorded F)
 ///     micro_batches 4
 ///     chunks 1                 optional, 1
 ///     recursions 1             optional, 1
-///     placement 0 1            rank of each stage in turn
+///     placement 0 1            rank of each stage in turn; every rank from 0 up holds at least one
 ///     skips 0-2 0-3            optional: edges 1, 2, ... beside the line, from stage to stage
 ///     peak 2 1                 optional: most units of work each rank may hold recorded at once
-///     lowered                  present when the lists contain SEND, RECV and WAIT;
+///     lowered                  only when the lists contain SEND, RECV and WAIT, which lowering otherwise adds;
 ///                              'lowered replicas' when they also contain REDUCE_DP
-///     rank 0: F s0 m0; F s0 m1; B s0 m0; ...
-///     rank 1: ...
+///     rank 0: F s0 m0; F s0 m1; B s0 m0
+///         F s0 m2; B s0 m1     an indented line goes on with the list above
+///     rank 1: ...              one list per rank: actions (see `Action`), separated by `;`
 public struct Schedule: Hashable, Sendable {
     public var name: String
     public var shape: ScheduleShape
@@ -176,6 +178,8 @@ public enum ScheduleError: Error, Equatable, CustomStringConvertible {
     case unsupported(schedule: String, reason: String)
     case illegal(schedule: String, violations: [ScheduleViolation])
     case tooManyMessages(count: Int, limit: Int)
+    /// What is wrong with a schedule file, each message with file and line.
+    case file(messages: [String])
 
     public var description: String {
         switch self {
@@ -188,6 +192,7 @@ public enum ScheduleError: Error, Equatable, CustomStringConvertible {
         case .tooManyMessages(let count, let limit):
             "a step has \(count) different messages, more than the \(limit) tags the transport can tell apart; "
                 + "use fewer micro-batches or chunks"
+        case .file(let messages): messages.joined(separator: "\n")
         }
     }
 }
@@ -212,130 +217,5 @@ extension Schedule {
     }
 
     /// Reads the text form. Only the grammar is checked; `Verifier` judges the meaning.
-    public init(text: String) throws(ScheduleError) {
-        var reader = ScheduleReader()
-        for (index, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
-            try reader.read(line.prefix { $0 != "#" && $0 != "\r" }, line: index + 1)
-        }
-        self = try reader.schedule()
-    }
-}
-
-/// Collects the statements of a schedule file.
-private struct ScheduleReader {
-    private var values: [String: (words: [String], line: Int)] = [:]
-    private var lists: [Int: [Action]] = [:]
-    private var lastLine = 0
-
-    mutating func read(_ line: Substring, line number: Int) throws(ScheduleError) {
-        lastLine = number
-        if let colon = line.firstIndex(of: ":") {
-            let head = line[..<colon].split(separator: " ")
-            guard head.count == 2, head[0] == "rank", let rank = Int(head[1]), rank >= 0 else {
-                throw .malformed(line: number, reason: "got '\(line[...colon])'; expected 'rank <number>:'")
-            }
-            guard lists[rank] == nil else { throw .malformed(line: number, reason: "rank \(rank) is given twice") }
-            var actions: [Action] = []
-            for text in line[line.index(after: colon)...].split(separator: ";") {
-                if text.allSatisfy({ $0 == " " }) { continue }
-                guard let action = Action(text) else {
-                    throw .malformed(
-                        line: number, reason: "got '\(text)'; expected an action such as 'F s0 m1 c0' or 'STEP'")
-                }
-                actions.append(action)
-            }
-            lists[rank] = actions
-            return
-        }
-        var words = line.split(separator: " ").map(String.init)
-        guard !words.isEmpty else { return }
-        let key = words.removeFirst()
-        let known = [
-            "schedule", "purpose", "micro_batches", "chunks", "recursions", "placement", "skips", "peak", "lowered",
-        ]
-        guard known.contains(key) else {
-            throw .malformed(
-                line: number, reason: "unknown word '\(key)'; expected \(known.joined(separator: ", ")) or 'rank n:'")
-        }
-        guard values[key] == nil else { throw .malformed(line: number, reason: "'\(key)' is given twice") }
-        values[key] = (words, number)
-    }
-
-    private func numbers(_ key: String, atLeast minimum: Int) throws(ScheduleError) -> [Int]? {
-        guard let (words, line) = values[key] else { return nil }
-        let numbers = words.compactMap { Int($0) }
-        guard numbers.count == words.count, !numbers.isEmpty, numbers.allSatisfy({ $0 >= minimum }) else {
-            throw .malformed(line: line, reason: "'\(key)' needs whole numbers of at least \(minimum)")
-        }
-        return numbers
-    }
-
-    private func count(_ key: String, default fallback: Int?) throws(ScheduleError) -> Int {
-        guard let numbers = try numbers(key, atLeast: 1) else {
-            guard let fallback else { throw .malformed(line: lastLine, reason: "'\(key)' is missing") }
-            return fallback
-        }
-        guard numbers.count == 1 else {
-            throw .malformed(line: values[key]!.line, reason: "'\(key)' needs one number")
-        }
-        return numbers[0]
-    }
-
-    private func skips(stageCount: Int) throws(ScheduleError) -> [SkipEdge] {
-        guard let (words, line) = values["skips"] else { return [] }
-        var skips: [SkipEdge] = []
-        for word in words {
-            let stages = word.split(separator: "-", omittingEmptySubsequences: false).compactMap { Int($0) }
-            guard stages.count == 2, stages[0] >= 0, stages[0] < stages[1], stages[1] < stageCount else {
-                throw .malformed(
-                    line: line,
-                    reason: "got skip '\(word)'; expected two stages below \(stageCount), as in '0-\(stageCount - 1)'")
-            }
-            skips.append(SkipEdge(fromStage: stages[0], toStage: stages[1]))
-        }
-        guard (1..<Action.edgeLimit).contains(skips.count) else {
-            throw .malformed(line: line, reason: "got \(skips.count) skips; expected 1 to \(Action.edgeLimit - 1)")
-        }
-        return skips
-    }
-
-    func schedule() throws(ScheduleError) -> Schedule {
-        guard let name = values["schedule"], name.words.count == 1 else {
-            throw .malformed(line: values["schedule"]?.line ?? lastLine, reason: "'schedule <name>' is missing")
-        }
-        var purpose = ScheduleShape.Purpose.training
-        if let (words, line) = values["purpose"] {
-            guard words.count == 1, let value = ScheduleShape.Purpose(rawValue: words[0]) else {
-                throw .malformed(line: line, reason: "'purpose' needs training or evaluation")
-            }
-            purpose = value
-        }
-        guard let ranks = try numbers("placement", atLeast: 0), Placement.isComplete(ranks) else {
-            throw .malformed(
-                line: values["placement"]?.line ?? lastLine,
-                reason: "'placement' needs the rank of each stage, every rank from 0 up at least once")
-        }
-        let shape = ScheduleShape(
-            stageCount: ranks.count, microBatchCount: try count("micro_batches", default: nil),
-            chunkCount: try count("chunks", default: 1), recursionCount: try count("recursions", default: 1),
-            purpose: purpose, skips: try skips(stageCount: ranks.count))
-        let placement = Placement(ranks: ranks)
-        let peak = try numbers("peak", atLeast: 0)
-        guard peak == nil || peak!.count == placement.rankCount else {
-            throw .malformed(line: values["peak"]!.line, reason: "'peak' needs \(placement.rankCount) numbers")
-        }
-        guard lists.count == placement.rankCount, lists.keys.max() == placement.rankCount - 1 else {
-            throw .malformed(
-                line: lastLine,
-                reason: "got lists for ranks \(lists.keys.sorted()); expected 0..<\(placement.rankCount)")
-        }
-        let lowered = values["lowered"]
-        if let lowered, ![[], ["replicas"]].contains(lowered.words) {
-            throw .malformed(line: lowered.line, reason: "'lowered' may be followed by 'replicas' only")
-        }
-        return Schedule(
-            name: name.words[0], shape: shape, placement: placement,
-            ranks: (0..<placement.rankCount).map { lists[$0]! }, peakUnits: peak, isLowered: lowered != nil,
-            reducesReplicas: lowered?.words == ["replicas"])
-    }
+    public init(text: String) throws(ScheduleError) { self = try ScheduleReader(text).schedule() }
 }

@@ -40,13 +40,17 @@ public final class TraceRecorder {
     }
 }
 
-/// Writes timelines, measured or simulated, in the Chrome trace format (chrome://tracing, Perfetto): one row per rank.
+/// Writes timelines, measured or simulated, in the Chrome trace format (chrome://tracing, Perfetto): one row per rank,
+/// and an arrow for each message from its SEND to the action that consumes it.
 public enum Trace {
     /// - Parameters:
-    ///   - timelines: one per rank, seconds.
+    ///   - timelines: one per rank, seconds; one step or several.
+    ///   - shape: says which action consumes a message; nil draws no arrows.
     ///   - name: shown as the process name.
     /// - Returns: a JSON object.
-    public static func chromeJSON(_ timelines: [[TimedAction]], name: String = "seqtrain") -> String {
+    public static func chromeJSON(
+        _ timelines: [[TimedAction]], shape: ScheduleShape? = nil, name: String = "seqtrain"
+    ) -> String {
         var lines = [
             #"{"name":"process_name","ph":"M","pid":0,"tid":0,"args":{"name":"\#(escaped(name))"}}"#
         ]
@@ -54,7 +58,46 @@ public enum Trace {
             lines.append(#"{"name":"thread_name","ph":"M","pid":0,"tid":\#(rank),"args":{"name":"rank \#(rank)"}}"#)
             for timed in timeline { lines.append(event(timed, rank)) }
         }
+        if let shape { lines += arrows(timelines, shape) }
         return #"{"displayTimeUnit":"ms","traceEvents":["# + "\n" + lines.joined(separator: ",\n") + "\n]}\n"
+    }
+
+    /// A message of the `step`-th step in a trace.
+    private struct Flow: Hashable {
+        var message: StageMessage
+        var step: Int
+    }
+
+    /// Flow events in pairs: the beginning within the SEND, the end at the beginning of the action that needs it.
+    private static func arrows(_ timelines: [[TimedAction]], _ shape: ScheduleShape) -> [String] {
+        var sends: [Flow: (rank: Int, time: Double)] = [:]
+        for (rank, timeline) in timelines.enumerated() {
+            var steps: [StageMessage: Int] = [:]
+            for timed in timeline where timed.action.kind == .sendActivation || timed.action.kind == .sendGradient {
+                guard let message = StageMessage(timed.action, shape) else { continue }
+                sends[Flow(message: message, step: steps[message, default: 0])] = (rank, timed.start)
+                steps[message, default: 0] += 1
+            }
+        }
+        var lines: [String] = []
+        for (rank, timeline) in timelines.enumerated() {
+            var steps: [StageMessage: Int] = [:]
+            for timed in timeline {
+                for receive in StageMessage.receives(for: timed.action, shape) {
+                    let message = StageMessage(receive, shape)!
+                    let flow = Flow(message: message, step: steps[message, default: 0])
+                    steps[message, default: 0] += 1
+                    // Stages on one rank exchange no messages, and a trace may begin in the middle.
+                    guard let send = sends[flow] else { continue }
+                    let kind = message.kind == .activation ? "activation" : "gradient"
+                    let head = #"{"name":"\#(kind)","cat":"message","id":\#(lines.count / 2),"pid":0,"#
+                    let start = microseconds(send.time)
+                    lines.append(head + #""ph":"s","tid":\#(send.rank),"ts":\#(start)}"#)
+                    lines.append(head + #""ph":"f","bp":"e","tid":\#(rank),"ts":\#(microseconds(timed.start))}"#)
+                }
+            }
+        }
+        return lines
     }
 
     private static func event(_ timed: TimedAction, _ rank: Int) -> String {

@@ -186,6 +186,7 @@ import Testing
                 input, targets: targets, weight: weightUse, bias: biasUse, scale: scale, logits: logits)
             #expect((sum.total == nil) == isRecording, "a recording tape computes the loss on the way back")
             tape.inputGradients()
+            tape.weightGradients()
             return (sum.total, input, logits)
         }
         let (trained, input, logits) = run(isRecording: true)

@@ -1,3 +1,4 @@
+import Foundation
 import Pipeline
 import Testing
 
@@ -57,7 +58,7 @@ import Testing
             "schedule line 4: 'lowered' may be followed by 'replicas' only"
         ),
         ("schedule a\nmicro_batch 1", "schedule line 2: unknown word 'micro_batch'"),
-        ("schedule a\nmicro_batches 1\nplacement 0\nrank 0: F s0", "schedule line 4: got ' F s0'; expected an action"),
+        ("schedule a\nmicro_batches 1\nplacement 0\nrank 0: F s0", "schedule line 4: got 'F s0'; expected an action"),
         ("schedule a\nmicro_batches 1\nplacement 0 1\nrank 0: F s0 m0", "expected 0..<2"),
         ("schedule a\nmicro_batches 1\nplacement 0\nrank 0:\nrank 0:", "schedule line 5: rank 0 is given twice"),
         ("micro_batches 1\nplacement 0\nrank 0:", "'schedule <name>' is missing"),
@@ -70,6 +71,76 @@ import Testing
         } throws: {
             "\($0)".contains(message)
         }
+    }
+
+    @Test func aListMayGoOnInIndentedLines() throws {
+        let text = """
+            rank 0: F s0 m0
+            \tB s0 m0; F s0 m1   # two more
+
+                B s0 m1
+            schedule long
+            micro_batches 2
+            placement 0
+            """
+        let schedule = try Schedule(text: text)
+        #expect(schedule.ranks[0].map(\.description) == ["F s0 m0 c0", "B s0 m0 c0", "F s0 m1 c0", "B s0 m1 c0"])
+        #expect(
+            throws: ScheduleError.malformed(
+                line: 2, reason: "got 'X s0'; expected an action such as 'F s0 m1 c0' or 'STEP'")
+        ) {
+            try Schedule(text: "rank 0: F s0 m0\n  X s0")
+        }
+        #expect {
+            try Schedule(text: "rank 0: F s0 m0\nB s0 m0")
+        } throws: {
+            "\($0)".hasPrefix("schedule line 2: unknown word 'B'")
+        }
+    }
+
+    @Test func faultsNameFileAndLine() throws {
+        let text = """
+            schedule faulty
+            micro_batches 2
+            placement 0 1
+            rank 0: F s0 m0; F s0 m1
+                B s0 m0
+                B s0 m0
+            rank 1: F s1 m0; B s1 m0; F s1 m1; B s1 m1
+            """
+        let messages = try #require(throws: ScheduleError.self) {
+            try ScheduleFile(path: "a.sched", text: text).verify()
+        }
+        #expect("\(messages)" == "a.sched:6: rank 0, position 3, 'B s0 m0 c0': done before, on the same unit")
+        let missing = text.replacing("    B s0 m0\n    B s0 m0", with: "    B s0 m0")
+        let absence = try #require(throws: ScheduleError.self) {
+            try ScheduleFile(path: "a.sched", text: missing).verify()
+        }
+        #expect("\(absence)".hasPrefix("a.sched:4: rank 0, absent, 'I s0 m1 c0': the unit has no input gradient"))
+        #expect(
+            throws: ScheduleError.file(messages: [
+                "b.sched:1: unknown word 'x'; expected schedule, purpose, micro_batches, chunks, recursions, placement, skips, peak, lowered or 'rank n:'"
+            ])
+        ) {
+            try ScheduleFile(path: "b.sched", text: "x 1")
+        }
+    }
+
+    /// Every example is legal, with and without communication, and takes the time that its comment says.
+    @Test(arguments: [("one_forward_one_backward", 18.0), ("split_backward", 14), ("v_shape_with_skip", 17)])
+    func examplesAreLegal(name: String, makespan: Double) throws {
+        let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .deletingLastPathComponent().appending(path: "configs/schedules")
+        let names = try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted()
+        #expect(names == ["one_forward_one_backward.sched", "split_backward.sched", "v_shape_with_skip.sched"])
+        let text = try String(contentsOf: folder.appending(path: name + ".sched"), encoding: .utf8)
+        let file = try ScheduleFile(path: name, text: text)
+        try file.verify()
+        try Verifier.verify(Lowering.lower(file.schedule))
+        let costs = CostModel.uniform(
+            stageCount: file.schedule.shape.stageCount, forward: 1, inputGradient: 1, weightGradient: 1)
+        #expect(try Simulator.simulate(file.schedule, costs).makespan == makespan)
+        #expect(text.contains("\(Int(makespan)) units of time"))
     }
 
     @Test func unknownNameListsTheKnownOnes() {

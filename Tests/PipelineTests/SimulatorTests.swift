@@ -150,25 +150,29 @@ import Testing
         for name in ["gpipe", "1f1b"] {
             for m in [1, 3, 8] {
                 let compute = try ScheduleCatalog.training(name, ScheduleRequest(rankCount: 4, microBatchCount: m))
+                let stageCount = compute.shape.stageCount
+                let work = Double(3 * stageCount * m)
+                let travel = Double(2 * (stageCount - 1)) * 0.25
                 for schedule in [compute, try Lowering.lower(compute)] {
                     var costs = CostModel.uniform(
-                        stageCount: compute.shape.stageCount, forward: 1, inputGradient: 1, weightGradient: 1)
+                        stageCount: stageCount, forward: 1, inputGradient: 1, weightGradient: 1)
                     costs.messages.latency = 0.25
                     let alone = try Simulator.simulate(schedule, costs)
                     // Enough processors change nothing.
                     costs.processors = 4
                     #expect(try Simulator.simulate(schedule, costs).makespan == alone.makespan)
-                    // One processor does all the work, and rests only while messages travel.
+                    // One processor does all the work, and rests at most while messages travel.
                     costs.processors = 1
                     let one = try Simulator.simulate(schedule, costs).makespan
-                    #expect(one >= Double(12 * m) && one <= Double(12 * m) + 6 * 0.25)
-                    if m == 1 { #expect(Self.isClose(one, 12 + 6 * 0.25)) }
+                    #expect(one >= work - 1e-9 && one <= work + travel + 1e-9, "\(name) m\(m): \(one), work \(work)")
                     costs.processors = 2
                     let two = try Simulator.simulate(schedule, costs, keepsTimeline: true)
-                    #expect(two.makespan >= max(alone.makespan, Double(6 * m)) && two.makespan <= Double(12 * m) + 1.5)
-                    // A lone micro-batch keeps at most two ranks at work, one of them with W.
-                    if m == 1 { #expect(Self.isClose(two.makespan, alone.makespan)) }
+                    #expect(two.makespan >= work / 2 - 1e-9 && two.makespan <= one + 1e-9, "\(name) m\(m)")
                     #expect(two.timeline.map { $0.map(\.action) } == schedule.ranks)
+                    // Where one rank works at a time, sharing costs nothing.
+                    if m == 1, name == "gpipe" || name == "1f1b" {
+                        #expect(Self.isClose(one, alone.makespan) && Self.isClose(two.makespan, alone.makespan))
+                    }
                 }
             }
         }

@@ -90,7 +90,7 @@ import Testing
         let forward = try Self.schedule(["F s0 m0 c1; F s0 m0; B s0 m0 c1; B s0 m0"], stages: [0], m: 1, k: 2)
         #expect(Self.words(forward).contains("'F s0 m0 c1': waits for 'F s0 m0 c0'"))
         let backward = try Self.schedule(["F s0 m0; F s0 m0 c1; B s0 m0; B s0 m0 c1"], stages: [0], m: 1, k: 2)
-        #expect(Self.words(backward).contains("'B s0 m0 c0': weight gradients are added in micro-batch"))
+        #expect(Self.words(backward).contains("'B s0 m0 c0': input gradients run in micro-batch"))
         let split = try Self.schedule(
             ["F s0 m0; F s0 m0 c1; I s0 m0; I s0 m0 c1; W s0 m0 c1; W s0 m0"], stages: [0], m: 1, k: 2)
         #expect(Self.words(split).contains("'I s0 m0 c0': waits for 'I s0 m0 c1'"))

@@ -62,7 +62,7 @@ import Training
         ),
         (
             "parallel: { schedule: 1f2b }",
-            "a.yaml:3:23: 'parallel.schedule' must be one of gpipe, 1f1b; found '1f2b'; did you mean '1f1b'?"
+            "a.yaml:3:23: 'parallel.schedule' must be one of gpipe, 1f1b, interleaved, breadth_first, zb_h1, zb_h2, zb_v, v_half, v_min, dualpipe_v; found '1f2b'; did you mean '1f1b'?"
         ),
         (
             "parallel: { memory_limit: 8GB }",

@@ -69,11 +69,19 @@ import Training
     }
 
     @Test func memoryOfARunStaysBelowTheLayoutsPrediction() throws {
+        // Wide enough for buffers to outweigh the sizes that they are rounded up to.
+        let model = """
+            vocabulary_size: 29
+            width: 64
+            skips: [{ from: 0, to: 7 }]
+            layers: [{ repeat: 3, layers: [{ mixer: { type: gru } }, { mixer: { type: attention, head_count: 2 } }] }]
+            """
         for name in ScheduleCatalog.names {
-            let fixture = Self.fixture(7, 2, ["schedule": name])
+            var fixture = Self.fixture(7, 2, ["schedule": name])
+            (fixture.model, fixture.time) = (model, 64)
             let peaks = try fixture.peakBytes(ranks: 2)
             for (rank, (measured, predicted)) in peaks.enumerated() {
-                #expect(measured <= predicted, "\(name), rank \(rank)")
+                #expect(measured <= predicted, "\(name), rank \(rank): \(measured) bytes, not \(predicted)")
             }
         }
     }
