@@ -126,5 +126,5 @@ private final class Saboteur: Communicator {
     }
 
     func poke() throws(CommunicationError) { try base.poke() }
-    func abort(exitCode: Int32, message: String) { base.abort(exitCode: exitCode, message: message) }
+    func abort(exitCode: Int32, because error: any Error) { base.abort(exitCode: exitCode, because: error) }
 }
