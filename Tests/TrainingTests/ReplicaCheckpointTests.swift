@@ -22,10 +22,16 @@ import Training
     ) throws -> Result {
         let fixture = RunFixture(
             model: RunFixture.hybrid,
-            parallel: ["micro_batches": "5", "chunks": "2", "threads": "1", "replicas": "\(layout.replicas)"])
+            parallel: [
+                "micro_batches": "5", "chunks": "2", "threads": "1", "deadline_seconds": "20",
+                "replicas": "\(layout.replicas)",
+            ])
         let path = directory.path
         let text = directory.file("text.txt", String(repeating: "the quick brown fox jumps\n", count: 40))
-        return try InProcessWorld.run(size: layout.stages * layout.replicas, timeout: 60) { base in
+        let eagerLimit = obstacle == nil ? 4096 : -1
+        return try InProcessWorld.run(
+            size: layout.stages * layout.replicas, eagerLimit: eagerLimit, timeout: 60
+        ) { base in
             let communicator: any Communicator =
                 if let obstacle { Saboteur(base, obstacle: "\(path)/run/\(obstacle)") } else { base }
             let session = try fixture.session(communicator, ready: false)

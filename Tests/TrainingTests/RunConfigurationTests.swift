@@ -82,7 +82,7 @@ import Training
         ),
         (
             "parallel: { microbatches: 2 }",
-            "a.yaml:3:13: unknown key 'microbatches' in 'parallel'; did you mean 'micro_batches'? allowed: stages, schedule, micro_batches, chunks, threads, partition, memory_limit, deadline_seconds, trace, rematerialize"
+            "a.yaml:3:13: unknown key 'microbatches' in 'parallel'; did you mean 'micro_batches'? allowed: stages, schedule, virtual_stages, placement, replicas, micro_batches, chunks, threads, partition, memory_limit, deadline_seconds, trace, auto, rematerialize"
         ),
         ("checkpoint: { resume: yes }", "a.yaml:3:23: 'checkpoint.resume' must be one of auto, never; found 'yes'"),
         (

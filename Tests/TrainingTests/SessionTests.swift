@@ -265,7 +265,7 @@ import Training
         (1, ["rematerialize": "[6]"], "parallel.rematerialize names layer 6; blocks are layers 1 to 5"),
         (
             2, ["partition": "[1, 2, 4]"],
-            "the plan has 3 stages but the job has 2 ranks; parallel.partition needs one number of layers per rank"
+            "the plan has 3 stages but the job has 2 ranks; parallel.partition needs one number of layers per stage"
         ),
     ])
     func plansThatCannotBeAreExplained(ranks: Int, parallel: [String: String], text: String) {

@@ -61,9 +61,12 @@ public struct Layout: Sendable {
         let layersOfRank = (0..<placement.rankCount).map { rank in placement.stages(of: rank).flatMap { ranges[$0] } }
         let stateBytes = layersOfRank.map { layers in layers.reduce(0) { $0 + unit.fixedBytes[$1] } }
         self.stateBytes = stateBytes
+        let messages = MessageCost(latency: 2e-6, bandwidth: 10e9)
+        // As if nothing of the exchange between replicas were hidden: gradients, then updated values.
+        let exchanged = layersOfRank.map { layers in layers.reduce(0) { $0 + unit.exchangedBytes[$1] } }.max()!
         costs = CostModel(
-            stages: ranges.map { unit.stageCost($0) }, messages: MessageCost(latency: 2e-6, bandwidth: 10e9),
-            step: Double(stateBytes.max()!) / Self.updateBytesPerSecond)
+            stages: ranges.map { unit.stageCost($0) }, messages: messages,
+            step: Double(stateBytes.max()!) / Self.updateBytesPerSecond + 2 * Double(exchanged) / messages.bandwidth)
         simulation = try Simulator.simulate(schedule, costs, keepsTimeline: keepsTimeline)
         let usage = simulation.ranks
         predictedPeakBytes = layersOfRank.enumerated().map { rank, layers in
@@ -124,17 +127,21 @@ public struct Layout: Sendable {
         }
         let shape = schedule.shape
         let wanted = [
-            ("ranks", schedule.placement.rankCount, rankCount, "start \(schedule.placement.rankCount) ranks"),
+            (
+                "ranks", schedule.placement.rankCount, rankCount,
+                "start \(schedule.placement.rankCount * parallel.replicas) ranks"
+            ),
             (
                 "micro-batches", shape.microBatchCount, microBatchCount,
-                "set parallel.micro_batches: \(shape.microBatchCount)"
+                "set parallel.micro_batches: \(shape.microBatchCount * parallel.replicas)"
             ),
             ("chunks", shape.chunkCount, parallel.chunks, "set parallel.chunks: \(shape.chunkCount)"),
         ]
         for (what, has, needs, remedy) in wanted where has != needs {
             throw RunError.scheduleFile(
                 path: path,
-                message: "is written for \(has) \(what), the run has \(needs); \(remedy), or use another file")
+                message: "is written for \(has) \(what), the run has \(needs)"
+                    + (parallel.replicas > 1 ? " in one replica" : "") + "; \(remedy), or use another file")
         }
         if schedule.isLowered || shape.purpose != .training {
             throw RunError.scheduleFile(

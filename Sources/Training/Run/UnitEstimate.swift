@@ -27,6 +27,8 @@ struct UnitEstimate {
     let timings: [LayerTiming]
     /// Parameters, gradients, what the other replicas have of this one's share of them, and optimiser state.
     let fixedBytes: [Int]
+    /// Sent to the other replicas once as gradients and once as values.
+    let exchangedBytes: [Int]
     /// Kept from a recorded forward to the weight gradient.
     let activationBytes: [Int]
     /// While a layer runs, gradients of what it saved lie beside it, and messages come and go; the head holds a
@@ -60,6 +62,9 @@ struct UnitEstimate {
             }
         }
         let headRows = Tape.crossEntropyBlockRows(rows: tokens, vocabulary: model.vocabularySize)
+        exchangedBytes = layers.map { layer in
+            layer.uses.reduce(0) { $0 + 4 * $1.parameter.shape.count } * (replicaCount - 1) / replicaCount
+        }
         activationBytes = layers.enumerated().map { index, layer in
             // A single block of logits waits for the weight gradient.
             let logits = index == layers.count - 1 && headRows == tokens ? model.vocabularySize : 0
