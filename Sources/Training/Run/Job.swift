@@ -129,7 +129,8 @@ public final class Job {
     // MARK: Commands
 
     public func train(display: ProgressDisplay) throws -> TrainingLoop.Outcome {
-        let (session, data) = try open()
+        // A trace is laid beside a prediction.
+        let (session, data) = try open(isProfiled: run.parallel.traceSteps > 0)
         if communicator.rank == 0 {
             display.message("\(KernelVariant.current.description); \(OpenBLAS.report.description)")
         }

@@ -55,7 +55,15 @@ public struct Layout: Sendable {
             }
         let ranges = (0..<stageCount).map { partition.layers(of: $0) }
         stageLayers = ranges
-        schedule.shape.skips = SkipRouting(model.skips, stageLayers: ranges).edges
+        let skips = SkipRouting(model.skips, stageLayers: ranges).edges
+        if case .file(let path) = parallel.schedule, !schedule.shape.skips.isEmpty, schedule.shape.skips != skips {
+            throw RunError.scheduleFile(
+                path: path,
+                message: "has skips that differ from the model's, which are "
+                    + (skips.isEmpty ? "none" : skips.map { "\($0.fromStage)-\($0.toStage)" }.joined(separator: " "))
+                    + " under this cut; correct them, or leave the line out")
+        }
+        schedule.shape.skips = skips
         self.schedule = schedule
 
         let layersOfRank = (0..<placement.rankCount).map { rank in placement.stages(of: rank).flatMap { ranges[$0] } }
@@ -118,13 +126,9 @@ public struct Layout: Sendable {
         _ path: String, _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int
     ) throws -> Schedule {
         let text = try FileSystem.readText(path)
-        let schedule: Schedule
-        do throws(ScheduleError) {
-            schedule = try Schedule(text: text)
-            try Verifier.verify(schedule)
-        } catch {
-            throw RunError.scheduleFile(path: path, message: "cannot be used: \(error)")
-        }
+        let file = try ScheduleFile(path: path, text: text)
+        try file.verify()
+        let schedule = file.schedule
         let shape = schedule.shape
         let wanted = [
             (
@@ -136,6 +140,7 @@ public struct Layout: Sendable {
                 "set parallel.micro_batches: \(shape.microBatchCount * parallel.replicas)"
             ),
             ("chunks", shape.chunkCount, parallel.chunks, "set parallel.chunks: \(shape.chunkCount)"),
+            ("recursions", shape.recursionCount, 1, "write it without 'recursions'"),
         ]
         for (what, has, needs, remedy) in wanted where has != needs {
             throw RunError.scheduleFile(

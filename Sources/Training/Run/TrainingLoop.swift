@@ -171,6 +171,22 @@ public final class TrainingLoop {
         let recorder = session.recorder!
         session.recorder = nil
         guard let timelines = try session.gatherTimelines(recorder), let store else { return }
-        try FileSystem.replace(store.directory + "/trace.json", with: Array(Trace.chromeJSON(timelines).utf8))
+        let layout = session.plan.layout
+        let trace = Trace.chromeJSON(timelines, shape: session.plan.training.shape)
+        try FileSystem.replace(store.directory + "/trace.json", with: Array(trace.utf8))
+        let picture = TimelinePicture.svg(
+            [
+                .init(title: "predicted", timelines: layout.simulation.timeline),
+                .init(title: "measured", timelines: timelines.map(Self.lastStep)),
+            ],
+            title: "step \(run.parallel.traceSteps), \(run.parallel.schedule)")
+        try FileSystem.replace(store.directory + "/timeline.svg", with: Array(picture.utf8))
+        report(ActionComparison.text(ActionComparison.table(timelines, layout.costs)))
+    }
+
+    /// The actions after the last but one STEP.
+    private static func lastStep(_ timeline: [TimedAction]) -> [TimedAction] {
+        let steps = timeline.indices.filter { timeline[$0].action.kind == .step }
+        return Array(timeline[(steps.dropLast().last.map { $0 + 1 } ?? 0)...])
     }
 }
