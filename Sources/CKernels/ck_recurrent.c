@@ -145,3 +145,23 @@ void ck_elman_backward(
     DISPATCH(
         isa, elman_backward, rows, units, relu, y, y_row, dy, dy_row, dh, dh_row, d_pre, d_pre_row, d_copy, copy_row);
 }
+
+void ck_slstm_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, const float *product, ptrdiff_t product_gate, float *gates, ptrdiff_t gate,
+    ptrdiff_t gates_row, ptrdiff_t ahead, const float *c_previous, const float *n_previous, ptrdiff_t previous_row, float *m,
+    ptrdiff_t m_row, float *cells, ptrdiff_t cell, ptrdiff_t cells_row, float *y, ptrdiff_t y_row, float *state,
+    ptrdiff_t state_row) {
+    DISPATCH(
+        isa, slstm_forward, rows, units, product, product_gate, gates, gate, gates_row, ahead, c_previous, n_previous,
+        previous_row, m, m_row, cells, cell, cells_row, y, y_row, state, state_row);
+}
+
+void ck_slstm_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, float *gates, ptrdiff_t gate, ptrdiff_t gates_row, ptrdiff_t ahead,
+    const float *cells, ptrdiff_t cell, ptrdiff_t cells_row, const float *c_previous, const float *n_previous,
+    ptrdiff_t previous_row, const float *dy, ptrdiff_t dy_row, const float *dh, ptrdiff_t dh_row, float *dc, float *dn,
+    ptrdiff_t d_row, float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row) {
+    DISPATCH(
+        isa, slstm_backward, rows, units, gates, gate, gates_row, ahead, cells, cell, cells_row, c_previous, n_previous,
+        previous_row, dy, dy_row, dh, dh_row, dc, dn, d_row, d_copy, copy_gate, copy_row);
+}

@@ -34,44 +34,47 @@ public struct BlockLayout: Sendable {
 }
 
 /// Products with block-diagonal weights: head `n` of every gate sees columns `n·I ..< (n + 1)·I` of the input and makes
-/// columns `n·O ..< (n + 1)·O` of that gate. Each is one ``GEMM`` per block.
+/// columns `n·O ..< (n + 1)·O` of that gate. Each is one ``GEMM`` per block, or a single one for a plain layout.
 ///
 /// Legend: R rows, G gates, N heads, I inputs and O outputs of a head.
 public enum BlockDiagonal {
-    /// `y (+)= x Wᵀ`.
+    /// `y = x Wᵀ + bias`.
     ///
     /// - Parameters:
     ///   - x: `[R, N·I]`.
+    ///   - bias: `[G, N·O]`.
     ///   - y: `[R, G, N·O]` with row stride `yStride`.
     public static func multiply(
         _ x: UnsafePointer<Float>, rows: Int, _ weight: UnsafePointer<Float>, _ layout: BlockLayout,
-        into y: UnsafeMutablePointer<Float>, yStride: Int, threads: ThreadPool
+        bias: UnsafePointer<Float>?, into y: UnsafeMutablePointer<Float>, yStride: Int, threads: ThreadPool
     ) {
-        let (inputs, outputs) = (layout.inputCount, layout.outputCount)
+        let (inputs, merged) = (layout.inputCount, layout.mergedGates)
         layout.forEachBlock { gate, head in
+            let column = layout.column(gate: gate, head: head)
             GEMM.multiply(
                 x + head * inputs, lda: layout.headCount * inputs, weight + layout.offset(gate: gate, head: head),
-                transposeB: !layout.isTransposed, ldb: layout.rowStride, m: rows, n: outputs, k: inputs,
-                accumulate: false, into: y + (gate * layout.headCount + head) * outputs, ldc: yStride, threads: threads)
+                transposeB: !layout.isTransposed, ldb: layout.rowStride, m: rows, n: merged * layout.outputCount,
+                k: inputs, accumulate: false, bias: bias.map { $0 + column }, into: y + column, ldc: yStride,
+                threads: threads)
         }
     }
 
-    /// `dx (+)= dy W`; shapes of ``multiply(_:rows:_:_:into:yStride:threads:)``.
+    /// `dx (+)= dy W`, shapes as in ``multiply``.
     public static func inputGradient(
         _ dy: UnsafePointer<Float>, dyStride: Int, rows: Int, _ weight: UnsafePointer<Float>, _ layout: BlockLayout,
         accumulate: Bool, into dx: UnsafeMutablePointer<Float>, threads: ThreadPool
     ) {
-        let (inputs, outputs) = (layout.inputCount, layout.outputCount)
+        let (inputs, merged) = (layout.inputCount, layout.mergedGates)
         layout.forEachBlock { gate, head in
             GEMM.multiply(
-                dy + (gate * layout.headCount + head) * outputs, lda: dyStride,
+                dy + layout.column(gate: gate, head: head), lda: dyStride,
                 weight + layout.offset(gate: gate, head: head), transposeB: layout.isTransposed, ldb: layout.rowStride,
-                m: rows, n: inputs, k: outputs, accumulate: accumulate || gate > 0, into: dx + head * inputs,
-                ldc: layout.headCount * inputs, threads: threads)
+                m: rows, n: inputs, k: merged * layout.outputCount, accumulate: accumulate || gate > 0,
+                into: dx + head * inputs, ldc: layout.headCount * inputs, threads: threads)
         }
     }
 
-    /// `dW (+)= dyᵀ x` for the gates `gates`.
+    /// `dW (+)= dyᵀ x` for the gates `gates`, all of them by default.
     ///
     /// - Parameters:
     ///   - dy: `[R, ·]` with row stride `dyStride`; the first of `gates` starts at its first column.
@@ -79,30 +82,73 @@ public enum BlockDiagonal {
     ///   - dWeight: laid out as the weight.
     public static func weightGradient(
         _ dy: UnsafePointer<Float>, dyStride: Int, _ x: UnsafePointer<Float>, rows: Int, _ layout: BlockLayout,
-        gates: Range<Int>, accumulate: Bool, into dWeight: UnsafeMutablePointer<Float>, threads: ThreadPool
+        gates: Range<Int>? = nil, accumulate: Bool, into dWeight: UnsafeMutablePointer<Float>, threads: ThreadPool
     ) {
-        let (inputs, outputs) = (layout.inputCount, layout.outputCount)
+        let gates = gates ?? 0..<layout.gateCount
+        let (inputs, xStride) = (layout.inputCount, layout.headCount * layout.inputCount)
+        if layout.isPlain {
+            GEMM.multiply(
+                dy, transposeA: true, lda: dyStride, x, ldb: xStride, m: gates.count * layout.outputCount, n: inputs,
+                k: rows, accumulate: accumulate, into: dWeight + layout.offset(gate: gates.lowerBound, head: 0),
+                ldc: inputs, threads: threads)
+            return
+        }
         for gate in gates {
             for head in 0..<layout.headCount {
-                let dy = dy + ((gate - gates.lowerBound) * layout.headCount + head) * outputs
-                let (x, xStride) = (x + head * inputs, layout.headCount * inputs)
-                let target = dWeight + layout.offset(gate: gate, head: head)
+                let dy = dy + layout.column(gate: gate - gates.lowerBound, head: head)
+                let (x, target) = (x + head * inputs, dWeight + layout.offset(gate: gate, head: head))
                 if layout.isTransposed {
                     GEMM.multiply(
-                        x, transposeA: true, lda: xStride, dy, ldb: dyStride, m: inputs, n: outputs, k: rows,
+                        x, transposeA: true, lda: xStride, dy, ldb: dyStride, m: inputs, n: layout.outputCount, k: rows,
                         accumulate: accumulate, into: target, ldc: layout.rowStride, threads: threads)
                 } else {
                     GEMM.multiply(
-                        dy, transposeA: true, lda: dyStride, x, ldb: xStride, m: outputs, n: inputs, k: rows,
+                        dy, transposeA: true, lda: dyStride, x, ldb: xStride, m: layout.outputCount, n: inputs, k: rows,
                         accumulate: accumulate, into: target, ldc: layout.rowStride, threads: threads)
                 }
+            }
+        }
+    }
+
+    /// `sum (+)= bias`, `sum [G, N·O]` gate by gate; the layout's blocks are the bias's pieces, of one input.
+    public static func addBias(
+        _ bias: UnsafePointer<Float>, _ layout: BlockLayout, to sum: UnsafeMutablePointer<Float>
+    ) {
+        for gate in 0..<layout.gateCount {
+            for head in 0..<layout.headCount {
+                let (from, to) = (
+                    bias + layout.offset(gate: gate, head: head), sum + layout.column(gate: gate, head: head)
+                )
+                for i in 0..<layout.outputCount { to[i] += from[i] }
+            }
+        }
+    }
+
+    /// The way back: `dBias += sum`.
+    public static func addBiasGradient(
+        _ sum: UnsafePointer<Float>, _ layout: BlockLayout, to dBias: UnsafeMutablePointer<Float>
+    ) {
+        for gate in 0..<layout.gateCount {
+            for head in 0..<layout.headCount {
+                let (from, to) = (
+                    sum + layout.column(gate: gate, head: head), dBias + layout.offset(gate: gate, head: head)
+                )
+                for i in 0..<layout.outputCount { to[i] += from[i] }
             }
         }
     }
 }
 
 extension BlockLayout {
+    /// First column of a block in `[R, G, N·O]`.
+    fileprivate func column(gate: Int, head: Int) -> Int { (gate * headCount + head) * outputCount }
+
+    /// Gates that one product makes.
+    fileprivate var mergedGates: Int { isPlain ? gateCount : 1 }
+
     fileprivate func forEachBlock(_ body: (_ gate: Int, _ head: Int) -> Void) {
-        for gate in 0..<gateCount { for head in 0..<headCount { body(gate, head) } }
+        for gate in stride(from: 0, to: gateCount, by: mergedGates) {
+            for head in 0..<headCount { body(gate, head) }
+        }
     }
 }

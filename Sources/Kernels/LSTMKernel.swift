@@ -60,14 +60,19 @@ public enum LSTMKernel {
         let loop = RecurrentLoop(
             weights, gateCount: 4, batch: batch, time: time, hidden: hidden, reversed: reversed, threads: threads)
         if UnsafePointer(dc0) != dcN {
-            if let dcN { dc0.update(from: dcN, count: batch * hidden) } else { dc0.update(repeating: 0, count: batch * hidden) }
+            if let dcN {
+                dc0.update(from: dcN, count: batch * hidden)
+            } else {
+                dc0.update(repeating: 0, count: batch * hidden)
+            }
         }
         loop.backward(dhN: dhN, dh0: dh0, keepsRest: false) { slice, dh, stateStride, copy, gateStride, copyStride in
             let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
             let before = slice.before(c0, cells, width: hidden)
             ck_lstm_backward(
                 loop.isa, slice.rowCount, slice.unitCount, gates + slice.offset(width: 4 * hidden), hidden,
-                slice.rowStride(width: 4 * hidden), cells + at, row, before.pointer, before.rowStride, dy.map { $0 + at },
+                slice.rowStride(width: 4 * hidden), cells + at, row, before.pointer, before.rowStride,
+                dy.map { $0 + at },
                 row, dh, stateStride, dc0 + slice.stateOffset, hidden, copy, gateStride, copyStride)
         }
     }

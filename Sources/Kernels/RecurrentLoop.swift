@@ -29,6 +29,9 @@ struct RecurrentLoop {
         /// Distance from sequence to sequence there.
         func rowStride(width: Int) -> Int { time * width }
 
+        /// Positions from this step to the next.
+        var direction: Int { reversed ? -1 : 1 }
+
         /// Where it starts in `[B, H]`.
         var stateOffset: Int { firstRow * hidden + unit }
 
@@ -112,7 +115,8 @@ struct RecurrentLoop {
                 if !isZero { multiplyForward(old, stride, share, block: block, next: next, product, width: units) }
                 let row = share.rows.lowerBound * stride + start
                 cell(
-                    slice(share, step: step, unit: start, units), isZero ? nil : UnsafePointer(product), units, old + row,
+                    slice(share, step: step, unit: start, units), isZero ? nil : UnsafePointer(product), units,
+                    old + row,
                     new + row, stride)
             }
         } second: { _, _ in
@@ -163,7 +167,8 @@ struct RecurrentLoop {
             let rows = share.rows
             forEach(share.blocks, step: step) { block, next in
                 ck_gemm_one_sliver(
-                    isa, copy + rows.lowerBound * copyStride, copyStride, weights.backward(head: share.head, block: block),
+                    isa, copy + rows.lowerBound * copyStride, copyStride,
+                    weights.backward(head: share.head, block: block),
                     weights.backward(head: share.head, block: next), rows.count, weights.unitCount(block),
                     weights.gateCount * size, keepsRest ? 1 : 0,
                     dh + rows.lowerBound * stride + weights.blockStarts[block], stride)
@@ -200,7 +205,8 @@ struct RecurrentLoop {
         if weights.splitsRows {
             // Heads that can be shared out evenly need no cut of the rows.
             let heads = weights.headCount
-            let parts = heads % threads.threadCount == 0 ? 1 : min(threads.threadCount, batch / RecurrentLoop.fewestRows)
+            let parts =
+                heads % threads.threadCount == 0 ? 1 : min(threads.threadCount, batch / RecurrentLoop.fewestRows)
             let rowParts = max(1, parts)
             threads.run(heads * rowParts) { task, worker in
                 let part = task % rowParts

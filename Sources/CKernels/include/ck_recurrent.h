@@ -45,3 +45,20 @@ void ck_elman_forward(
 void ck_elman_backward(
     int isa, ptrdiff_t rows, ptrdiff_t units, int relu, const float *y, ptrdiff_t y_row, const float *dy, ptrdiff_t dy_row,
     const float *dh, ptrdiff_t dh_row, float *d_pre, ptrdiff_t d_pre_row, float *d_copy, ptrdiff_t copy_row);
+
+// sLSTM (arXiv 2405.04517), gates i, f, z, o. In: pre-activations in `gates`; c[t-1], n[t-1]; m[t-1] in `m`. Out: i', f', z, o
+// in `gates`; m[t] in `m`; y and a copy of it in `state`; c, n and 1 - sigmoid(f) in `cells`, `cell` floats apart. The gates
+// `ahead` floats further are fetched meanwhile.
+void ck_slstm_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, const float *product, ptrdiff_t product_gate, float *gates, ptrdiff_t gate,
+    ptrdiff_t gates_row, ptrdiff_t ahead, const float *c_previous, const float *n_previous, ptrdiff_t previous_row, float *m,
+    ptrdiff_t m_row, float *cells, ptrdiff_t cell, ptrdiff_t cells_row, float *y, ptrdiff_t y_row, float *state,
+    ptrdiff_t state_row);
+
+// In: what the forward pass left in `gates` and `cells`; `dh`, `dc`, `dn` from step t+1. Out: dL/d(pre-activation) in `gates`
+// and a copy in `d_copy`; dL/dc[t-1] and dL/dn[t-1] in `dc` and `dn`.
+void ck_slstm_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, float *gates, ptrdiff_t gate, ptrdiff_t gates_row, ptrdiff_t ahead,
+    const float *cells, ptrdiff_t cell, ptrdiff_t cells_row, const float *c_previous, const float *n_previous,
+    ptrdiff_t previous_row, const float *dy, ptrdiff_t dy_row, const float *dh, ptrdiff_t dh_row, float *dc, float *dn,
+    ptrdiff_t d_row, float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row);
