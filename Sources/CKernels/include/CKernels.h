@@ -4,3 +4,4 @@
 #include "ck_recurrent.h"
 #include "ck_vector.h"
 #include "ck_attention.h"
+#include "ck_mixer.h"
