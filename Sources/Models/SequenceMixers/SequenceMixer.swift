@@ -42,6 +42,7 @@ public enum SequenceMixers {
         GRUMixer.self,
         LSTMMixer.self,
         RNNMixer.self,
+        SLSTMMixer.self,
     ]
 
     /// - Throws: an error at the `type` key that lists the known mixers.
