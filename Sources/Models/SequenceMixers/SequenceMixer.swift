@@ -41,6 +41,10 @@ public enum SequenceMixers {
         AttentionMixer.self,
         GRUMixer.self,
         LSTMMixer.self,
+        MinGRUMixer.self,
+        MinLSTMMixer.self,
+        ParaRNNGRUMixer.self,
+        ParaRNNLSTMMixer.self,
         RNNMixer.self,
         SLSTMMixer.self,
     ]
