@@ -6,13 +6,24 @@ import Tensors
 public final class RecurrentWeight {
     public let use: ParameterUse
     public let layout: BlockLayout
+    private let offset: Int
+    /// Whether units are kept from themselves: the diagonal counts as zero and gets no gradient.
+    private let ignoresDiagonal: Bool
     private var packed: RecurrentWeights?
     private var forwardVersion = -1
     private var backwardVersion = -1
 
-    public init(_ use: ParameterUse, _ layout: BlockLayout) {
+    /// - Parameters:
+    ///   - offset: first element, where one parameter holds the weights of several micro-layers.
+    ///   - ignoresDiagonal: only for a single gate without heads.
+    public init(_ use: ParameterUse, offset: Int = 0, _ layout: BlockLayout, ignoresDiagonal: Bool = false) {
+        require(
+            !ignoresDiagonal || layout.gateCount == 1 && layout.headCount == 1,
+            "RecurrentWeight '\(use.parameter.name)': a diagonal of several blocks")
         self.use = use
+        self.offset = offset
         self.layout = layout
+        self.ignoresDiagonal = ignoresDiagonal
     }
 
     /// Units of all heads.
@@ -21,7 +32,7 @@ public final class RecurrentWeight {
     func packedForForward(_ threads: ThreadPool) -> RecurrentWeights {
         let packed = weights(threads)
         if forwardVersion != use.parameter.version {
-            packed.packForForward(use.value.pointer, threads: threads)
+            withWeight { packed.packForForward($0, threads: threads) }
             forwardVersion = use.parameter.version
         }
         return packed
@@ -30,10 +41,32 @@ public final class RecurrentWeight {
     func packedForBackward(_ threads: ThreadPool) -> RecurrentWeights {
         let packed = weights(threads)
         if backwardVersion != use.parameter.version {
-            packed.packForBackward(use.value.pointer, threads: threads)
+            withWeight { packed.packForBackward($0, threads: threads) }
             backwardVersion = use.parameter.version
         }
         return packed
+    }
+
+    private func withWeight(_ body: (UnsafePointer<Float>) -> Void) {
+        let weight = use.value.pointer + offset
+        if !ignoresDiagonal { return body(weight) }
+        let size = hiddenSize
+        var copy = Array(UnsafeBufferPointer(start: weight, count: size * size))
+        for i in 0..<size { copy[i * size + i] = 0 }
+        copy.withUnsafeBufferPointer { body($0.baseAddress!) }
+    }
+
+    /// `dW += dyᵀ x` for some of the gates, as `BlockDiagonal.weightGradient`.
+    func addGradient(
+        _ dy: Tensor, gates: Range<Int>? = nil, _ x: UnsafePointer<Float>, _ context: ComputeContext
+    ) {
+        let size = hiddenSize
+        let target = use.gradient(context).pointer + offset
+        let diagonal = ignoresDiagonal ? (0..<size).map { target[$0 * size + $0] } : []
+        BlockDiagonal.weightGradient(
+            dy.pointer, dyStride: dy.width, x, rows: dy.rows, layout, gates: gates, accumulate: true, into: target,
+            threads: context.threads)
+        for (i, value) in diagonal.enumerated() { target[i * size + i] = value }
     }
 
     private func weights(_ threads: ThreadPool) -> RecurrentWeights {
@@ -219,7 +252,7 @@ extension Tape {
     /// `dWhh`, later, one product over all steps for every block.
     ///
     /// - Parameter gates: gradients of `h Whhᵀ`: tensors whose first columns are so many of the next gates.
-    private func postponeRecurrentGradient(
+    func postponeRecurrentGradient(
         _ gates: [(tensor: Tensor, count: Int)], _ weight: RecurrentWeight, _ run: RecurrentRun, y: Tensor, h0: Tensor?
     ) {
         postpone { [context, threads] in
@@ -227,12 +260,9 @@ extension Tape {
             RecurrentSequence.previousStates(
                 y.pointer, h0: h0?.pointer.constant, batch: run.batch, time: run.time, hidden: weight.hiddenSize,
                 reversed: run.isReversed, into: previous.pointer, threads: threads)
-            let (dWeight, isFresh) = weight.use.writableGradient(context)
             var gate = 0
             for (tensor, count) in gates {
-                BlockDiagonal.weightGradient(
-                    tensor.pointer, dyStride: tensor.width, previous.pointer, rows: run.batch * run.time, weight.layout,
-                    gates: gate..<gate + count, accumulate: !isFresh, into: dWeight.pointer, threads: threads)
+                weight.addGradient(tensor, gates: gate..<gate + count, previous.pointer, context)
                 gate += count
             }
         }

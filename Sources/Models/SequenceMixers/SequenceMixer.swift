@@ -41,11 +41,13 @@ public enum SequenceMixers {
         AttentionMixer.self,
         FlashRNNMixer.self,
         GRUMixer.self,
+        LeakyRNNMixer.self,
         LSTMMixer.self,
         MinGRUMixer.self,
         MinLSTMMixer.self,
         ParaRNNGRUMixer.self,
         ParaRNNLSTMMixer.self,
+        RecurrentHighwayMixer.self,
         RNNMixer.self,
         SLSTMMixer.self,
     ]
