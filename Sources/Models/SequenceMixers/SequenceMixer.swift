@@ -39,6 +39,7 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
 public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
         AttentionMixer.self,
+        BidirectionalMixer.self,
         FlashRNNMixer.self,
         GRUMixer.self,
         LeakyRNNMixer.self,
