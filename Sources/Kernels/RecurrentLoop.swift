@@ -25,13 +25,22 @@ struct RecurrentLoop {
         let unit: Int
         let unitCount: Int
         /// `B·T·H` of the run, for offsets.
-        fileprivate let time, hidden: Int
+        fileprivate let time, hidden, headSize: Int
         fileprivate let reversed: Bool
 
-        /// Where it starts in `[B, T, width]`; the units are columns of the first `H`.
+        /// Where it starts in `[B, T, width]`, whose first `H` columns are the units.
         func offset(width: Int) -> Int { (firstRow * time + position) * width + unit }
 
-        /// Distance from sequence to sequence there.
+        /// Where it starts in `[B, T, N, G, S]`.
+        func gateOffset(_ gateCount: Int) -> Int {
+            let (head, own) = unit.quotientAndRemainder(dividingBy: headSize)
+            return (firstRow * time + position) * gateCount * hidden + head * gateCount * headSize + own
+        }
+
+        /// Distance from gate to gate there.
+        var gateStride: Int { headSize }
+
+        /// Distance from sequence to sequence in `[B, T, width]`.
         func rowStride(width: Int) -> Int { time * width }
 
         /// Positions from this step to the next.
@@ -221,7 +230,8 @@ struct RecurrentLoop {
         return Slice(
             step: whole, position: reversed ? time - 1 - whole : whole, layer: step % layers.count,
             firstRow: share.rows.lowerBound, rowCount: share.rows.count, unit: share.head * weights.headSize + unit,
-            unitCount: units, time: time, hidden: weights.headCount * weights.headSize, reversed: reversed)
+            unitCount: units, time: time, hidden: weights.headCount * weights.headSize, headSize: weights.headSize,
+            reversed: reversed)
     }
 
     /// Runs `first`, then, when all workers have come so far, `second`, `T` times. A worker may be in the first half of the

@@ -2,7 +2,7 @@ import Kernels
 import Tensors
 
 /// Recurrent cells whose state stays in its channel, over a chunk. `gates`, `[B·T, G·C]`, come from
-/// ``Tape/gates(_:biases:width:)`` and are overwritten; states are `[B, C]`, nil is zero. Returned are the output `[B·T, C]` and
+/// ``Tape/gates(_:biases:_:)``, gate by gate, and are overwritten; states are `[B, C]`, nil is zero. Returned are the output `[B·T, C]` and
 /// the state after the last step.
 extension Tape {
     /// minGRU (arXiv 2410.01201), gates hidden, z. See `DiagonalCells.minGRU`.

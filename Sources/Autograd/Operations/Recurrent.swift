@@ -56,16 +56,20 @@ public final class RecurrentWeight {
         copy.withUnsafeBufferPointer { body($0.baseAddress!) }
     }
 
-    /// `dW += dyᵀ x` for some of the gates, as `BlockDiagonal.weightGradient`.
+    /// How the gates of `tensor` lie: those of a head together.
+    func columns(of tensor: Tensor) -> GateColumns {
+        GateColumns(gateCount: tensor.width / hiddenSize, width: hiddenSize, headCount: layout.headCount)
+    }
+
+    /// `dW += dyᵀ x` for `gates`, which are the first of `dy`; all of them by default.
     func addGradient(
         _ dy: Tensor, gates: Range<Int>? = nil, _ x: UnsafePointer<Float>, _ context: ComputeContext
     ) {
         let size = hiddenSize
         let target = use.gradient(context).pointer + offset
         let diagonal = ignoresDiagonal ? (0..<size).map { target[$0 * size + $0] } : []
-        BlockDiagonal.weightGradient(
-            dy.pointer, dyStride: dy.width, x, rows: dy.rows, layout, gates: gates, accumulate: true, into: target,
-            threads: context.threads)
+        BlockProduct(layout, layoutGates: gates, into: columns(of: dy)).weightGradient(
+            dy.pointer, x, rows: dy.rows, addingTo: [target], threads: context.threads)
         for (i, value) in diagonal.enumerated() { target[i * size + i] = value }
     }
 
@@ -89,8 +93,8 @@ public struct RecurrentRun {
     }
 }
 
-/// Recurrent cells over a chunk, one direction of one layer. `gates`, `[B·T, G·H]`, come from ``Tape/gates(_:biases:width:)``
-/// with every bias that can be added there, and are overwritten. States are `[B, H]`; nil is zero. Returned are the output
+/// Recurrent cells over a chunk, one direction of one layer. `gates`, `[B·T, G·H]`, come from ``Tape/gates(_:biases:_:)``, head by
+/// head, with every bias that can be added there, and are overwritten. States are `[B, H]`; nil is zero. Returned are the output
 /// `[B·T, H]` and the states after the last step.
 extension Tape {
     /// Long short-term memory, torch `nn.LSTM`, gates i, f, g, o.
@@ -249,7 +253,7 @@ extension Tape {
         return (output, statesOut)
     }
 
-    /// `dWhh`, later, one product over all steps for every block.
+    /// `dWhh`, later, one product over all steps for every head.
     ///
     /// - Parameter gates: gradients of `h Whhᵀ`: tensors whose first columns are so many of the next gates.
     func postponeRecurrentGradient(

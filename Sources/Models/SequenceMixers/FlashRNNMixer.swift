@@ -58,12 +58,16 @@ public final class FlashRNNMixer: SequenceMixer {
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
         let tape = pass.tape
         let run = RecurrentRun(batch: pass.batch, time: pass.time)
-        let dense = BlockLayout.gateMajor(gates: gateCount, heads: 1, outputs: outputWidth, inputs: inputWidth)
+        let size = outputWidth / headCount
+        let dense = BlockLayout.gateMajor(
+            gates: gateCount, heads: headCount, outputs: size, inputs: inputWidth, sharesInput: true)
         // The GRU's first bias belongs to the recurrent product of the candidate.
         let pieces = GateBias(
             bias, offset: function == .gru ? outputWidth : 0,
-            .gateMajor(gates: gateCount, heads: 1, outputs: outputWidth, inputs: 1))
-        let gates = tape.gates([GateTerm(x, inputWeight, dense)], biases: [pieces], width: outputWidth)
+            .gateMajor(gates: gateCount, heads: headCount, outputs: size, inputs: 1))
+        let gates = tape.gates(
+            [GateTerm(x, [inputWeight], dense)], biases: [pieces],
+            GateColumns(gateCount: gateCount, width: outputWidth, headCount: headCount))
         let states = carry.stack("s", count: stateCount)
         switch function {
         case .elman:

@@ -49,8 +49,9 @@ public final class LeakyRNNMixer: SequenceMixer {
         let vector = BlockLayout.gateMajor(gates: 1, heads: 1, outputs: hiddenSize, inputs: 1)
         let dense = BlockLayout.gateMajor(gates: 1, heads: 1, outputs: hiddenSize, inputs: inputWidth)
         let gates = pass.tape.gates(
-            [GateTerm(x, inputWeight, dense)], biases: [GateBias(inputBias, vector), GateBias(recurrentBias, vector)],
-            width: hiddenSize)
+            [GateTerm(x, [inputWeight], dense)],
+            biases: [GateBias(inputBias, vector), GateBias(recurrentBias, vector)],
+            GateColumns(gateCount: 1, width: hiddenSize, headCount: 1))
         let (y, h) = pass.tape.leaky(
             gates, recurrentWeight, timeConstants: timeConstants, trainsTimeConstants: trainsTimeConstants,
             nonlinearity: nonlinearity, isInside: isInside, RecurrentRun(batch: pass.batch, time: pass.time),

@@ -36,7 +36,9 @@ private struct MinimalCell {
 
     func gates(_ x: Variable, _ tape: Tape) -> Variable {
         let dense = BlockLayout.gateMajor(gates: gateCount, heads: 1, outputs: width, inputs: outputWidth)
-        return tape.gates([GateTerm(x, weight, dense)], biases: [], width: width)
+        return tape.gates(
+            [GateTerm(x, [weight], dense)], biases: [],
+            GateColumns(gateCount: gateCount, width: width, headCount: 1))
     }
 
     func result(_ cell: (output: Variable, hidden: Variable), _ tape: Tape) -> (Variable, Carry) {

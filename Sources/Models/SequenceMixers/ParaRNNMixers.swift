@@ -50,7 +50,8 @@ private struct DiagonalCell {
         let heads = BlockLayout.headMajor(
             gates: 3, heads: headCount, outputs: stateSize / headCount, inputs: inputWidth / headCount)
         let bias = GateBias(b, .gateMajor(gates: 3, heads: 1, outputs: stateSize, inputs: 1))
-        return tape.gates([GateTerm(x, input, heads)], biases: [bias], width: stateSize)
+        return tape.gates(
+            [GateTerm(x, [input], heads)], biases: [bias], GateColumns(gateCount: 3, width: stateSize, headCount: 1))
     }
 
     /// Of the products alone; the cells add about 40 operations a channel.

@@ -48,7 +48,8 @@ public final class RecurrentHighwayMixer: SequenceMixer {
         let dense = BlockLayout.gateMajor(gates: gateCount, heads: 1, outputs: hiddenSize, inputs: inputWidth)
         let vector = BlockLayout.gateMajor(gates: gateCount, heads: 1, outputs: hiddenSize, inputs: 1)
         let gates = pass.tape.gates(
-            [GateTerm(x, inputWeight, dense)], biases: [GateBias(bias, vector)], width: hiddenSize)
+            [GateTerm(x, [inputWeight], dense)], biases: [GateBias(bias, vector)],
+            GateColumns(gateCount: gateCount, width: hiddenSize, headCount: 1))
         let (y, s) = pass.tape.highway(
             gates, layers, bias: bias, isCoupled: gateCount == 2, RecurrentRun(batch: pass.batch, time: pass.time),
             hidden: carry["s"])

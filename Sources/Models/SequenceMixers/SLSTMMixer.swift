@@ -143,10 +143,11 @@ public final class SLSTMMixer: SequenceMixer {
         }
         let heads = BlockLayout.gateMajor(gates: 1, heads: headCount, outputs: size, inputs: size)
         let gates = tape.gates(
-            gateWeights.enumerated().map { gate, weight in
-                GateTerm(gate < 2 ? convolved : x, weight, heads, firstGate: gate)
-            }, biases: [GateBias(bias, .headMajor(gates: 4, heads: headCount, outputs: size, inputs: 1))],
-            width: outputWidth)
+            [
+                GateTerm(convolved, Array(gateWeights[0..<2]), heads),
+                GateTerm(x, Array(gateWeights[2..<4]), heads, firstGate: 2),
+            ], biases: [GateBias(bias, .headMajor(gates: 4, heads: headCount, outputs: size, inputs: 1))],
+            GateColumns(gateCount: 4, width: outputWidth, headCount: headCount))
         let (h, states) = tape.slstm(
             gates, recurrentWeight, RecurrentRun(batch: pass.batch, time: pass.time),
             states: carry.stack("s", count: 4))
