@@ -152,17 +152,28 @@ public struct BlockProduct {
         addingTo dWeights: [UnsafeMutablePointer<Float>], threads: ThreadPool
     ) {
         for group in groups {
-            let count = rowCount(group)
-            let target =
-                isDirect ? dWeights[0] + directOffset : threads.scratch(worker: 0, floats: count * layout.inputCount)
-            GEMM.multiply(
-                dy + group.column, transposeA: true, lda: columns.stride, x + group.input, ldb: layout.inputWidth,
-                m: count, n: layout.inputCount, k: rows, accumulate: isDirect, into: target, ldc: layout.inputCount,
-                threads: threads)
-            if isDirect { continue }
-            forEachRow(of: group) { row, weight, offset, stride in
-                let (from, to) = (target + row * layout.inputCount, dWeights[weight] + offset)
-                for i in 0..<layout.inputCount { to[i * stride] += from[i] }
+            let (count, inputs) = (rowCount(group), layout.inputCount)
+            let (dy, x) = (dy + group.column, x + group.input)
+            if isDirect || group.heads.count > 1 {
+                let target = isDirect ? dWeights[0] + directOffset : threads.scratch(worker: 0, floats: count * inputs)
+                GEMM.multiply(
+                    dy, transposeA: true, lda: columns.stride, x, ldb: layout.inputWidth, m: count, n: inputs, k: rows,
+                    accumulate: isDirect, into: target, ldc: inputs, threads: threads)
+                if isDirect { continue }
+                forEachRow(of: group) { row, weight, offset, stride in
+                    let (from, to) = (target + row * inputs, dWeights[weight] + offset)
+                    for i in 0..<inputs { to[i * stride] += from[i] }
+                }
+            } else {
+                // Of a head, the other way round: its few inputs are the side that is costly to pack.
+                let target = threads.scratch(worker: 0, floats: inputs * count)
+                GEMM.multiply(
+                    x, transposeA: true, lda: layout.inputWidth, dy, ldb: columns.stride, m: inputs, n: count, k: rows,
+                    accumulate: false, into: target, ldc: count, threads: threads)
+                forEachRow(of: group) { row, weight, offset, stride in
+                    let (from, to) = (target + row, dWeights[weight] + offset)
+                    for i in 0..<inputs { to[i * stride] += from[i * count] }
+                }
             }
         }
     }
