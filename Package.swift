@@ -44,7 +44,8 @@ let package = Package(
             ],
             swiftSettings: swiftSettings),
         .target(
-            name: "TestSupport", dependencies: ["Models", "Autograd", "Tensors", "Kernels", "Communication"],
+            name: "TestSupport",
+            dependencies: ["Pipeline", "Models", "Autograd", "Tensors", "Kernels", "Communication"],
             path: "Tests/TestSupport", swiftSettings: swiftSettings),
         .testTarget(name: "KernelsTests", dependencies: ["Kernels", "TestSupport"], swiftSettings: swiftSettings),
         .testTarget(
@@ -52,9 +53,12 @@ let package = Package(
         .testTarget(
             name: "ModelsTests", dependencies: ["Models", "Autograd", "Tensors", "Kernels", "TestSupport"],
             swiftSettings: swiftSettings),
-        .testTarget(
-            name: "PipelineTests", dependencies: ["Pipeline", "Communication", "TestSupport"],
+        .executableTarget(
+            name: "FaultyRank", dependencies: ["Pipeline", "Communication"], path: "Tests/FaultyRank",
             swiftSettings: swiftSettings),
+        .testTarget(
+            name: "PipelineTests", dependencies: ["Pipeline", "Communication", "FaultyRank", "TestSupport"],
+            exclude: ["Golden"], swiftSettings: swiftSettings),
         .testTarget(
             name: "TrainingTests",
             dependencies: [
@@ -63,7 +67,7 @@ let package = Package(
             exclude: ["Fixtures"],
             swiftSettings: swiftSettings),
         .testTarget(
-            name: "CommandLineTests", dependencies: ["Training", "Models", "TestSupport", "seqtrain"],
+            name: "CommandLineTests", dependencies: ["Training", "Models", "TestSupport", "FaultyRank", "seqtrain"],
             swiftSettings: swiftSettings),
     ],
     cLanguageStandard: .c17

@@ -171,9 +171,24 @@ int cmpi_test(cmpi_request *request, bool *done, size_t *received) {
     return code;
 }
 
-int cmpi_progress(void) {
-    int flag;
-    return MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, channels[0], &flag, MPI_STATUS_IGNORE);
+// The probe drives all channels, so that looking for reports costs nothing beyond the progress wanted anyway.
+int cmpi_progress(int *source) {
+    int flag = 0;
+    MPI_Status status;
+    int code = MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, channels[cmpi_report_channel], &flag, &status);
+    *source = code == MPI_SUCCESS && flag ? status.MPI_SOURCE : -1;
+    return code;
+}
+
+int cmpi_receive_report(void *buffer, size_t capacity, int source, size_t *received) {
+    MPI_Status status;
+    int count = 0;
+    int code = MPI_Recv(buffer, (int)capacity, MPI_BYTE, source, MPI_ANY_TAG, channels[cmpi_report_channel], &status);
+    if (code == MPI_SUCCESS) {
+        code = MPI_Get_count(&status, MPI_BYTE, &count);
+    }
+    *received = count > 0 ? (size_t)count : 0;
+    return code;
 }
 
 void cmpi_abandon(cmpi_request *request, bool is_receive) {

@@ -19,8 +19,13 @@ public protocol Communicator: AnyObject, Sendable {
     var localCoreCount: Int { get }
     /// Tags are `0 ... largestTag`.
     var largestTag: Int { get }
+    /// Ranks of the whole job, which a group of ranks is only a part of; for messages to people.
+    var jobSize: Int { get }
     /// How requests wait; its `timeout` may be changed at any time.
     var policy: WaitPolicy { get }
+
+    /// The number that a rank has in the whole job.
+    func jobRank(of rank: Int) -> Int
 
     /// Starts a message; `send` and `receive` are the convenient forms.
     func start(_ message: Message, at buffer: UnsafeMutableRawPointer?) throws(CommunicationError) -> Request
@@ -29,12 +34,19 @@ public protocol Communicator: AnyObject, Sendable {
     /// background. Throws `.aborted` where the transport can tell that another rank has ended the job.
     func poke() throws(CommunicationError)
 
-    /// Ends the whole job: every rank stops waiting, and processes exit with `exitCode`. Under MPI it does not return; in
-    /// process it does, and the caller should then leave.
-    func abort(exitCode: Int32, message: String)
+    /// Ends the whole job because of `error`: every rank stops waiting, says what it was doing (``RankReport``), and
+    /// processes exit with `exitCode`; the last line names the culprit (``PostMortem``). A rank that left its work
+    /// because another one had ended the job calls it all the same.
+    ///
+    /// Under MPI it does not return: it waits `policy.grace` for the others' reports and ends all processes, those that
+    /// hang included. In process it returns at once, and the caller should then leave.
+    func abort(exitCode: Int32, because error: any Error)
 }
 
 extension Communicator {
+    public var jobSize: Int { size }
+    public func jobRank(of rank: Int) -> Int { rank }
+
     /// Seconds a wait lasts before it fails with `.timedOut`.
     public var timeout: Double {
         get { policy.timeout }

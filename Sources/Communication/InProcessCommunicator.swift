@@ -33,8 +33,8 @@ public final class InProcessCommunicator: Communicator {
 
     public func poke() throws(CommunicationError) { try world.checkAborted() }
 
-    public func abort(exitCode: Int32, message: String) {
-        world.abort(rank: rank, exitCode: exitCode, message: message)
+    public func abort(exitCode: Int32, because error: any Error) {
+        world.abort(rank: rank, exitCode: exitCode, because: error)
     }
 }
 

@@ -3,12 +3,18 @@ import Glibc
 import Synchronization
 
 /// The error of the first rank that failed in ``InProcessWorld/run(size:eagerLimit:timeout:_:)``.
-public struct RankFailure: Error, CustomStringConvertible {
+public struct RankFailure: LocatedError, CustomStringConvertible {
     public let rank: Int
     public let rankCount: Int
     public let underlying: any Error
+    /// What every rank said, and who is to blame.
+    public fileprivate(set) var postMortem: PostMortem
+    /// Ranks whose threads could not be ended; the process should not outlive them by much.
+    public fileprivate(set) var strandedRanks: [Int] = []
 
-    public var description: String { "[rank \(rank)/\(rankCount)] \(underlying)" }
+    public var description: String {
+        underlying is any LocatedError ? "\(underlying)" : "[rank \(rank)/\(rankCount)] \(underlying)"
+    }
 }
 
 /// A job whose ranks are threads of this process: the single-process mode, and what tests run on.
@@ -19,7 +25,8 @@ public final class InProcessWorld: Sendable {
     private let policies: [WaitPolicy]
     let coreCount: Int
     private let hasAborted = Atomic(false)
-    private let abortion = Mutex<CommunicationError?>(nil)
+    /// The first failure, with all reports; nil while all is well.
+    private let failure = Mutex<RankFailure?>(nil)
 
     /// A mailbox has its own lock, so that ranks that talk to different peers do not meet.
     private final class MailboxCell: Sendable {
@@ -57,15 +64,16 @@ public final class InProcessWorld: Sendable {
 
     /// Runs `body` once per rank, each on a thread of its own, and returns the results by rank.
     ///
-    /// When a rank throws, the others are aborted and the first error is rethrown as a ``RankFailure``. When all end
-    /// well but requests were dropped, that is the error.
+    /// When a rank throws, the others are aborted and the first error is rethrown as a ``RankFailure``. A thread that has
+    /// not ended some time after that (`WaitPolicy.grace`) is left to itself. When all end well but requests were
+    /// dropped, that is the error. A rank that has ended waits for the others no longer than its deadline.
     public static func run<Result: Sendable>(
         size: Int, eagerLimit: Int = 4096, timeout: Double = 300,
         _ body: @escaping @Sendable (InProcessCommunicator) throws -> Result
     ) throws -> [Result] {
         let world = InProcessWorld(size: size, eagerLimit: eagerLimit, timeout: timeout)
         let results = Mutex([Result?](repeating: nil, count: size))
-        let firstFailure = Mutex<RankFailure?>(nil)
+        let ended = EndedRanks()
         let threads = (0..<size).map { rank in
             startThread {
                 let communicator = world.communicator(rank: rank)
@@ -74,16 +82,16 @@ public final class InProcessWorld: Sendable {
                     results.withLock { $0[rank] = result }
                     world.close(rank: rank)
                 } catch {
-                    firstFailure.withLock {
-                        if $0 == nil { $0 = RankFailure(rank: rank, rankCount: size, underlying: error) }
-                    }
-                    communicator.abort(exitCode: 1, message: "\(error)")
+                    communicator.abort(exitCode: 1, because: error)
                 }
+                ended.add(rank)
             }
         }
-        for thread in threads { pthread_join(thread, nil) }
-        if let failure = firstFailure.withLock({ $0 }) { throw failure }
-        try world.checkAborted()
+        let stranded = world.waitForEnd(ended)
+        for rank in 0..<size {
+            if stranded.contains(rank) { pthread_detach(threads[rank]) } else { pthread_join(threads[rank], nil) }
+        }
+        if let failure = world.failure(stranded: stranded) { throw failure }
         for rank in 0..<size {
             let dropped = world.policies[rank].droppedMessages
             if !dropped.isEmpty { throw CommunicationError.droppedRequests(rank: rank, dropped) }
@@ -91,15 +99,60 @@ public final class InProcessWorld: Sendable {
         return results.withLock { $0.map { $0! } }
     }
 
-    func checkAborted() throws(CommunicationError) {
-        guard hasAborted.load(ordering: .acquiring) else { return }
-        throw abortion.withLock { $0! }
+    /// Returns once all ranks have ended, or those that have not are given up: their numbers.
+    private func waitForEnd(_ ended: EndedRanks) -> [Int] {
+        var firstEnd: (rank: Int, time: UInt64)?
+        var abortTime: UInt64?
+        while true {
+            let missing = ended.wait(size: size)
+            guard let first = missing.first else { return [] }
+            let now = monotonicNanoseconds()
+            if hasAborted.load(ordering: .acquiring) {
+                let since = abortTime ?? now
+                abortTime = since
+                if Double(now - since) * 1e-9 > grace { return missing }
+            } else if missing.count < size {
+                let end = firstEnd ?? ((0..<size).first { !missing.contains($0) }!, now)
+                firstEnd = end
+                let waited = Double(now - end.time) * 1e-9
+                if waited > policies[end.rank].timeout {
+                    abort(
+                        rank: end.rank, exitCode: 1,
+                        because: CommunicationError.stillRunning(rank: first, waitedSeconds: waited))
+                }
+            }
+        }
     }
 
-    /// The first abort wins.
-    func abort(rank: Int, exitCode: Int32, message: String) {
-        abortion.withLock {
-            if $0 == nil { $0 = .aborted(rank: rank, exitCode: exitCode, message: message) }
+    private var grace: Double { policies.map(\.grace).max()! }
+
+    /// The first failure with all reports, once the ranks have ended.
+    private func failure(stranded: [Int]) -> RankFailure? {
+        failure.withLock { failure in
+            guard var found = failure else { return nil }
+            found.strandedRanks = stranded
+            for rank in 0..<size where !stranded.contains(rank) {
+                found.postMortem.add(RankReport(endedRank: rank, rankCount: size, origin: found.rank))
+            }
+            return found
+        }
+    }
+
+    func checkAborted() throws(CommunicationError) {
+        guard hasAborted.load(ordering: .acquiring) else { return }
+        throw .aborted(rank: failure.withLock { $0!.rank })
+    }
+
+    /// The first failure counts; later ones report what else was going on.
+    func abort(rank: Int, exitCode: Int32, because error: any Error) {
+        failure.withLock { failure in
+            let report = RankReport(
+                error, rank: rank, rankCount: size, exitCode: exitCode, earlierOrigin: failure?.rank)
+            if failure == nil {
+                let postMortem = PostMortem(rankCount: size, grace: grace)
+                failure = RankFailure(rank: rank, rankCount: size, underlying: error, postMortem: postMortem)
+            }
+            failure!.postMortem.add(report)
         }
         hasAborted.store(true, ordering: .releasing)
     }
@@ -144,6 +197,34 @@ public final class InProcessWorld: Sendable {
             }
             for transfer in stranded { transfer.markFailed(.peerClosed(transfer.message)) }
         }
+    }
+}
+
+/// The ranks whose threads are at their end. A semaphore, because waiting for a thread itself knows no deadline.
+private final class EndedRanks: @unchecked Sendable {
+    private let semaphore = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
+    private let ranks = Mutex<Set<Int>>([])
+
+    init() { sem_init(semaphore, 0, 0) }
+
+    deinit {
+        sem_destroy(semaphore)
+        semaphore.deallocate()
+    }
+
+    func add(_ rank: Int) {
+        ranks.withLock { _ = $0.insert(rank) }
+        sem_post(semaphore)
+    }
+
+    /// Waits until another rank has ended, or 20 ms; returns the ranks below `size` that have not.
+    func wait(size: Int) -> [Int] {
+        var limit = timespec()
+        clock_gettime(CLOCK_REALTIME, &limit)
+        let nanoseconds = limit.tv_nsec + 20_000_000
+        limit = timespec(tv_sec: limit.tv_sec + nanoseconds / 1_000_000_000, tv_nsec: nanoseconds % 1_000_000_000)
+        sem_timedwait(semaphore, &limit)
+        return ranks.withLock { ranks in (0..<size).filter { !ranks.contains($0) } }
     }
 }
 

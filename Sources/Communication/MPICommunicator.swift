@@ -1,5 +1,6 @@
 import CMPI
 import Glibc
+import Synchronization
 
 /// This process's rank of an MPI job. The only Swift file that names MPI.
 ///
@@ -15,6 +16,8 @@ public final class MPICommunicator: Communicator {
     public let policy: WaitPolicy
     /// The largest byte count passed to MPI as a plain `int`; longer messages use a derived data type.
     private let narrowLimit: Int
+    /// What other ranks have said since one of them ended the job.
+    private let reports = Mutex<[RankReport]>([])
 
     /// Whether a launcher (mpirun, srun) started this process as a rank of a job. `SEQTRAIN_MPI=1` or `0` overrides.
     public static var launchedUnderMPI: Bool {
@@ -70,7 +73,7 @@ public final class MPICommunicator: Communicator {
 
     public func start(_ message: Message, at buffer: UnsafeMutableRawPointer?) throws(CommunicationError) -> Request {
         let channel = Int32(message.channel.rawValue)
-        let operation = MPIOperation(message)
+        let operation = MPIOperation(message, self)
         switch message.direction {
         case .send:
             let code = cmpi_start_send(
@@ -86,14 +89,63 @@ public final class MPICommunicator: Communicator {
         return Request(message, operation: operation, policy: policy)
     }
 
-    public func poke() throws(CommunicationError) { try Self.check(cmpi_progress(), "MPI_Iprobe") }
+    public func poke() throws(CommunicationError) {
+        if let report = try takeReport() { reports.withLock { $0.append(report) } }
+        if let origin = reports.withLock({ $0.first?.origin }) { throw .aborted(rank: origin) }
+    }
 
-    /// Prints `message` and ends every process of the job. Does not return. The corresponding function is `MPI_Abort`.
-    public func abort(exitCode: Int32, message: String) {
+    /// Prints this rank's report, sends it to the others, and takes theirs. The lowest of the ranks that ended the job
+    /// by themselves prints the conclusion and calls `MPI_Abort`; the rest wait for that.
+    public func abort(exitCode: Int32, because error: any Error) {
         fflush(nil)
-        let line = Array("[rank \(rank)/\(size)] \(message)\n".utf8)
+        let grace = policy.grace
+        var postMortem = PostMortem(rankCount: size, grace: grace)
+        for report in reports.withLock({ $0 }) { postMortem.add(report) }
+        // MPI may be in disorder by now; then there is just less to say.
+        while let report = try? takeReport() { postMortem.add(report) }
+        let mine = RankReport(
+            error, rank: rank, rankCount: size, exitCode: exitCode, earlierOrigin: postMortem.reports.first?.origin)
+        postMortem.add(mine)
+        Self.say(mine.text)
+        send(mine)
+        let start = monotonicNanoseconds()
+        while !postMortem.isComplete, Double(monotonicNanoseconds() - start) * 1e-9 < grace {
+            if let report = try? takeReport() { postMortem.add(report) } else { usleep(1000) }
+        }
+        if postMortem.origin?.rank == rank {
+            if size > 1 { Self.say(postMortem.conclusion) }
+        } else {
+            usleep(useconds_t(grace * 1e6))
+        }
+        cmpi_abort(postMortem.origin?.exitCode ?? exitCode)
+    }
+
+    /// Sends a report to all other ranks, without waiting for them to take it.
+    private func send(_ report: RankReport) {
+        let bytes = report.bytes
+        // The job does not outlive the messages.
+        let buffer = UnsafeMutableRawPointer.allocate(byteCount: bytes.count, alignment: 1)
+        buffer.copyMemory(from: bytes, byteCount: bytes.count)
+        for peer in 0..<size where peer != rank {
+            var request = cmpi_request()
+            _ = cmpi_start_send(buffer, bytes.count, Int32(peer), 0, Int32(cmpi_report_channel), narrowLimit, &request)
+        }
+    }
+
+    /// Makes progress, and takes a report if another rank has sent one.
+    private func takeReport() throws(CommunicationError) -> RankReport? {
+        var source: Int32 = 0
+        try Self.check(cmpi_progress(&source), "MPI_Iprobe")
+        guard source >= 0 else { return nil }
+        var bytes = [UInt8](repeating: 0, count: RankReport.largestByteCount)
+        var count = 0
+        try Self.check(cmpi_receive_report(&bytes, bytes.count, source, &count), "MPI_Recv")
+        return RankReport(rank: Int(source), bytes: Array(bytes.prefix(count)))
+    }
+
+    private static func say(_ text: String) {
+        let line = Array((text + "\n").utf8)
         _ = write(STDERR_FILENO, line, line.count)
-        cmpi_abort(exitCode)
     }
 
     fileprivate static func check(_ code: Int32, _ function: String) throws(CommunicationError) {
@@ -113,10 +165,20 @@ public final class MPICommunicator: Communicator {
 private final class MPIOperation: PendingOperation {
     let message: Message
     var request = cmpi_request()
+    private unowned let communicator: MPICommunicator
+    private var pollCount = 0
 
-    init(_ message: Message) { self.message = message }
+    /// Polls between two looks for a rank that has ended the job: beyond the spinning of a usual wait.
+    private static let pollsPerPoke = 64
+
+    init(_ message: Message, _ communicator: MPICommunicator) {
+        self.message = message
+        self.communicator = communicator
+    }
 
     func poll() throws(CommunicationError) -> Bool {
+        pollCount += 1
+        if pollCount % Self.pollsPerPoke == 0 { try communicator.poke() }
         var done = false
         var received = 0
         let code = cmpi_test(&request, &done, &received)

@@ -27,6 +27,9 @@ public final class WaitPolicy: Sendable {
         set { timeoutBits.store(newValue.bitPattern, ordering: .relaxed) }
     }
 
+    /// Seconds that ranks have to report after one of them has ended the job.
+    public var grace: Double { min(1, timeout / 2) }
+
     func report(dropped message: Message) { dropped.withLock { $0.append(message) } }
 
     /// The messages that were started and dropped before they had completed.
@@ -59,7 +62,10 @@ public final class Request {
     }
 
     /// Makes progress and tells whether the message has completed.
-    public func test() throws(CommunicationError) -> Bool {
+    public func test() throws(CommunicationError) -> Bool { try test(afterWaiting: 0) }
+
+    /// - Parameter seconds: how long it has been waited for, in case that another rank has ended the job.
+    private func test(afterWaiting seconds: Double) throws(CommunicationError) -> Bool {
         switch state {
         case .completed: return true
         case .failed(let error): throw error
@@ -69,6 +75,12 @@ public final class Request {
         do throws(CommunicationError) {
             guard try operation.poll() else { return false }
         } catch {
+            // The transport may still hold the buffer when it was the job that ended.
+            operation.abandon()
+            var error = error
+            if case .aborted(let rank) = error {
+                error = .interrupted(message, waitedSeconds: seconds, rank: rank)
+            }
             state = .failed(error)
             throw error
         }
@@ -87,25 +99,27 @@ public final class Request {
     /// Waits until the message has completed, spinning first and sleeping later.
     /// - Parameter timeout: seconds; the communicator's own if nil.
     public func wait(timeout: Double? = nil) throws(CommunicationError) {
-        if try test() { return }
+        if try test(afterWaiting: 0) { return }
         let limit = timeout ?? policy.timeout
         var backoff = Backoff(oversubscribed: policy.oversubscribed)
-        while try !test() {
-            let waited = backoff.pause()
+        var waited = 0.0
+        while try !test(afterWaiting: waited) {
+            waited = backoff.pause()
             if waited > limit { throw fail(after: waited) }
         }
     }
 
     /// Waits until all have completed. The first error or timeout of any of them ends the wait.
     public static func waitAll(_ requests: [Request], timeout: Double? = nil) throws(CommunicationError) {
-        var pending = try requests.filterPending()
+        var pending = try Self.pending(requests, afterWaiting: 0)
         guard let policy = pending.first?.policy else { return }
         let limit = timeout ?? policy.timeout
         var backoff = Backoff(oversubscribed: policy.oversubscribed)
+        var waited = 0.0
         while true {
-            pending = try pending.filterPending()
+            pending = try Self.pending(pending, afterWaiting: waited)
             guard let first = pending.first else { return }
-            let waited = backoff.pause()
+            waited = backoff.pause()
             if waited > limit { throw first.fail(after: waited) }
         }
     }
@@ -118,11 +132,20 @@ public final class Request {
         }
         let limit = timeout ?? policy.timeout
         var backoff = Backoff(oversubscribed: policy.oversubscribed)
+        var waited = 0.0
         while true {
-            for (index, request) in requests.enumerated() where try request.test() { return index }
-            let waited = backoff.pause()
+            for (index, request) in requests.enumerated() where try request.test(afterWaiting: waited) { return index }
+            waited = backoff.pause()
             if waited > limit { throw requests[0].fail(after: waited) }
         }
+    }
+
+    private static func pending(
+        _ requests: [Request], afterWaiting seconds: Double
+    ) throws(CommunicationError) -> [Request] {
+        var pending: [Request] = []
+        for request in requests where try !request.test(afterWaiting: seconds) { pending.append(request) }
+        return pending
     }
 
     private func fail(after seconds: Double) -> CommunicationError {
@@ -130,13 +153,5 @@ public final class Request {
         let error = CommunicationError.timedOut(message, waitedSeconds: seconds)
         state = .failed(error)
         return error
-    }
-}
-
-extension [Request] {
-    fileprivate func filterPending() throws(CommunicationError) -> [Request] {
-        var pending: [Request] = []
-        for request in self where try !request.test() { pending.append(request) }
-        return pending
     }
 }

@@ -29,6 +29,9 @@ public final class SubgroupCommunicator: Communicator {
     public var localCoreCount: Int { parent.localCoreCount }
     public var largestTag: Int { parent.largestTag }
     public var policy: WaitPolicy { parent.policy }
+    public var jobSize: Int { parent.jobSize }
+
+    public func jobRank(of rank: Int) -> Int { parent.jobRank(of: ranks[rank]) }
 
     public func start(_ message: Message, at buffer: UnsafeMutableRawPointer?) throws(CommunicationError) -> Request {
         var message = message
@@ -39,5 +42,5 @@ public final class SubgroupCommunicator: Communicator {
 
     public func poke() throws(CommunicationError) { try parent.poke() }
 
-    public func abort(exitCode: Int32, message: String) { parent.abort(exitCode: exitCode, message: message) }
+    public func abort(exitCode: Int32, because error: any Error) { parent.abort(exitCode: exitCode, because: error) }
 }

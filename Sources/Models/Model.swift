@@ -14,6 +14,7 @@ import Tensors
 /// - `layers`: a list of blocks (`mixer`, `mlp`, `norm`, `residual`, `dropout`) and groups; either may
 ///   carry `repeat: n`, and a group holds `layers` of its own, so `repeat: 2` round three LSTM blocks
 ///   and one attention block is a hybrid of eight.
+/// - `skips`: a list of `{from: i, to: j}` that add layer `i`'s output to layer `j`'s input (`LayerSkip`).
 public final class Model {
     public let registry: ParameterRegistry
     public let embedding: EmbeddingLayer
@@ -21,6 +22,7 @@ public final class Model {
     public let head: HeadLayer
     public let width: Int
     public let vocabularySize: Int
+    public let skips: [LayerSkip]
 
     /// Embedding, blocks and head: what the pipeline cuts.
     public var layers: [any ModelLayer] { [embedding] + blocks + [head] }
@@ -99,6 +101,7 @@ public final class Model {
             tiedTo: isTied ? "model.embed_tokens.weight" : nil, hasBias: hasHeadBias, dropout: headDropout,
             initializer: embeddingInitializer,
             builder("model", blocks.count + 1, lastWidth), builder("lm_head", blocks.count + 1, lastWidth))
+        skips = try LayerSkip.read(reader, widths: [width] + blocks.map(\.outputWidth))
         self.blocks = blocks
         self.registry = registry
         self.width = width

@@ -28,18 +28,23 @@ extension UnitOfWork: CustomStringConvertible {
 ///
 /// Text form (`description`, `init(_:)`), words separated by blanks:
 ///
-///     action  = compute unit | "F" unit "unrecorded" | message unit | global
+///     action  = compute unit | "F" unit "unrecorded" | message unit | "REDUCE_DP" "s" stage | global
 ///     compute = "F" | "I" | "W" | "B" | "R"
-///     message = ("SEND" | "RECV" | "WAIT") "_" ("A" | "G")
-///     global  = "REDUCE_TIED" | "REDUCE_DP" | "STEP"
+///     message = ("SEND" | "RECV" | "WAIT") "_" ("A" | "G")                 with ["e" edge] after the unit
+///     global  = "REDUCE_TIED" | "STEP"
 ///     unit    = "s" stage "m" microBatch ["c" chunk] ["r" recursion]      each letter joined to its number
 ///
-/// for example `F s1 m3 c0`, `F s0 m2 c1 unrecorded`, `SEND_G s1 m3 c0`, `STEP`. An absent `c` or `r` means 0.
+/// for example `F s1 m3 c0`, `F s0 m2 c1 unrecorded`, `SEND_G s1 m3 c0 e1`, `STEP`. An absent `c`, `r` or `e` means 0.
 ///
 /// A message action carries the unit on its own side of the edge: `SEND_A s0 m3` sends what stage 0 computed for
 /// micro-batch 3 to stage 1, which takes it with `RECV_A s1 m3`; `SEND_G s1 m3` answers with the gradient,
-/// `RECV_G s0 m3`. Sends and receives only start a transfer. A receive is completed by the compute action that
-/// needs it; a send is completed, and its buffer given back, by the `WAIT` of the same letter and unit.
+/// `RECV_G s0 m3`. Edge 0 is the line of stages, edge `e` ≥ 1 is `ScheduleShape.skips[e - 1]`: with a skip from stage 0
+/// to stage 5, `SEND_A s0 m3 e1` is taken by `RECV_A s5 m3 e1` and answered by `SEND_G s5 m3 e1`, `RECV_G s0 m3 e1`.
+/// Sends and receives only start a transfer. A receive is completed by the compute action that needs it; a send is
+/// completed, and its buffer given back, by the `WAIT` of the same letter, unit and edge.
+///
+/// `REDUCE_DP s3` starts to sum stage 3's gradients over the replicas of the pipeline; `REDUCE_TIED` completes all that
+/// its rank has started, then sums gradients of shared parameters over the ranks that share them.
 public struct Action: Hashable, Sendable, BitwiseCopyable {
     public enum Kind: UInt8, CaseIterable, Sendable, BitwiseCopyable {
         case forward
@@ -63,33 +68,51 @@ public struct Action: Hashable, Sendable, BitwiseCopyable {
     private let chunkBits: UInt16
     private let recursionBits: UInt16
     public let kind: Kind
-    /// For `forward`: whether intermediate results are kept for the backward. True for every other kind.
-    public let isRecorded: Bool
+    /// Bit 0: recorded; the other seven: the edge.
+    private let flags: UInt8
 
-    /// - Precondition: stage, chunk and recursion are below 2¹⁶, the micro-batch below 2³².
-    public init(_ kind: Kind, _ unit: UnitOfWork, recorded: Bool = true) {
+    /// Edge numbers are below this.
+    static let edgeLimit = 128
+
+    /// - Parameters:
+    ///   - edge: for messages: 0 is the line of stages, others count the skips from 1.
+    ///   - recorded: for `forward`.
+    /// - Precondition: stage, chunk and recursion are below 2¹⁶, the micro-batch below 2³², the edge below 2⁷.
+    public init(_ kind: Kind, _ unit: UnitOfWork, edge: Int = 0, recorded: Bool = true) {
         require(
             UInt16(exactly: unit.stage) != nil && UInt16(exactly: unit.chunk) != nil
                 && UInt16(exactly: unit.recursion) != nil && UInt32(exactly: unit.microBatch) != nil,
             "Action: got unit \(unit); expected stage, chunk and recursion in 0..<65536, micro-batch in 0..<2^32")
+        require(
+            edge == 0 || kind.isMessage && (0..<Self.edgeLimit).contains(edge),
+            "Action: got edge \(edge) for \(kind.text); expected 0..<\(Self.edgeLimit), 0 unless it is a message")
         self.kind = kind
         microBatchBits = UInt32(unit.microBatch)
         stageBits = UInt16(unit.stage)
         chunkBits = UInt16(unit.chunk)
         recursionBits = UInt16(unit.recursion)
-        isRecorded = recorded || kind != .forward
+        flags = UInt8(edge) << 1 | (recorded || kind != .forward ? 1 : 0)
     }
 
-    /// An action of the rank as a whole: `reduceTied`, `reduceReplicas` or `step`.
+    /// An action of the rank as a whole: `reduceTied` or `step`.
     public init(_ kind: Kind) {
-        require(kind.isGlobal, "Action: got \(kind.text) without a unit; expected REDUCE_TIED, REDUCE_DP or STEP")
+        require(kind.isGlobal, "Action: got \(kind.text) without a unit; expected REDUCE_TIED or STEP")
         self.init(kind, UnitOfWork(stage: 0, microBatch: 0))
+    }
+
+    /// `REDUCE_DP` of one stage.
+    public static func reduceReplicas(stage: Int) -> Action {
+        Action(.reduceReplicas, UnitOfWork(stage: stage, microBatch: 0))
     }
 
     public var stage: Int { Int(stageBits) }
     public var microBatch: Int { Int(microBatchBits) }
     public var chunk: Int { Int(chunkBits) }
     public var recursion: Int { Int(recursionBits) }
+    /// The edge that a message takes; 0 for everything else.
+    public var edge: Int { Int(flags >> 1) }
+    /// For `forward`: whether intermediate results are kept for the backward. True for every other kind.
+    public var isRecorded: Bool { flags & 1 != 0 }
     public var unit: UnitOfWork {
         UnitOfWork(stage: stage, microBatch: microBatch, chunk: chunk, recursion: recursion)
     }
@@ -117,16 +140,18 @@ extension Action.Kind {
     }
 
     /// Belongs to the rank, not to a unit of work.
-    public var isGlobal: Bool { self == .reduceTied || self == .reduceReplicas || self == .step }
+    public var isGlobal: Bool { self == .reduceTied || self == .step }
     /// F, I, W, B or R.
     public var isCompute: Bool { rawValue <= Self.recompute.rawValue }
     /// SEND, RECV or WAIT.
-    public var isMessage: Bool { !isCompute && !isGlobal }
+    public var isMessage: Bool { !isCompute && rawValue <= Self.waitGradient.rawValue }
 }
 
 extension Action: CustomStringConvertible {
     public var description: String {
-        kind.isGlobal ? kind.text : "\(kind.text) \(unit)" + (isRecorded ? "" : " unrecorded")
+        if kind.isGlobal { return kind.text }
+        if kind == .reduceReplicas { return "\(kind.text) s\(stage)" }
+        return "\(kind.text) \(unit)" + (edge == 0 ? "" : " e\(edge)") + (isRecorded ? "" : " unrecorded")
     }
 
     /// Reads the text form; nil when it does not follow the grammar or a number is out of range.
@@ -147,15 +172,31 @@ extension Action: CustomStringConvertible {
         }
         var numbers: [Character: Int] = [:]
         for word in words {
-            let limit = word.first == "m" ? Int(UInt32.max) : Int(UInt16.max)
-            guard let letter = word.first, "smcr".contains(letter), numbers[letter] == nil,
+            guard let letter = word.first, let limit = Self.limit(letter, kind), numbers[letter] == nil,
                 let number = Int(word.dropFirst()), (0...limit).contains(number), word.dropFirst().first != "+"
             else { return nil }
             numbers[letter] = number
         }
-        guard let stage = numbers["s"], let microBatch = numbers["m"] else { return nil }
+        guard let stage = numbers["s"] else { return nil }
+        if kind == .reduceReplicas {
+            self = .reduceReplicas(stage: stage)
+            return
+        }
+        guard let microBatch = numbers["m"] else { return nil }
         let unit = UnitOfWork(
             stage: stage, microBatch: microBatch, chunk: numbers["c"] ?? 0, recursion: numbers["r"] ?? 0)
-        self.init(kind, unit, recorded: recorded)
+        self.init(kind, unit, edge: numbers["e"] ?? 0, recorded: recorded)
+    }
+
+    /// The largest number that may follow a letter; nil for letters that have no business there.
+    private static func limit(_ letter: Character, _ kind: Kind) -> Int? {
+        switch letter {
+        case "s": Int(UInt16.max)
+        case _ where kind == .reduceReplicas: nil
+        case "c", "r": Int(UInt16.max)
+        case "m": Int(UInt32.max)
+        case "e" where kind.isMessage: edgeLimit - 1
+        default: nil
+        }
     }
 }

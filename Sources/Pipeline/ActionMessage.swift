@@ -3,9 +3,11 @@ public struct StageMessage: Hashable, Sendable {
     public enum Kind: UInt8, Sendable { case activation, gradient }
 
     public let kind: Kind
+    /// 0 on the line of stages, `e` on `ScheduleShape.skips[e - 1]`.
+    public let edge: Int
     /// The unit that computed it.
     public let producer: UnitOfWork
-    /// The unit that needs it: same micro-batch and chunk, neighbouring stage.
+    /// The unit that needs it: same micro-batch and chunk, the stage at the other end of the edge.
     public let consumer: UnitOfWork
 
     public var fromStage: Int { producer.stage }
@@ -15,46 +17,71 @@ public struct StageMessage: Hashable, Sendable {
     /// The producer's pass.
     public var recursion: Int { producer.recursion }
 
-    /// What a SEND, RECV or WAIT action moves; nil for other kinds and where there is no neighbouring stage.
+    /// What a SEND, RECV or WAIT action moves; nil for other kinds and where the edge does not touch the stage.
     public init?(_ action: Action, _ shape: ScheduleShape) {
         let unit = action.unit
+        let other: UnitOfWork?
         switch action.kind {
-        case .sendActivation, .waitActivation:
-            guard let other = shape.downstream(of: unit) else { return nil }
-            self.init(kind: .activation, producer: unit, consumer: other)
-        case .sendGradient, .waitGradient:
-            guard let other = shape.upstream(of: unit) else { return nil }
-            self.init(kind: .gradient, producer: unit, consumer: other)
-        case .receiveActivation:
-            guard let other = shape.upstream(of: unit) else { return nil }
-            self.init(kind: .activation, producer: other, consumer: unit)
-        case .receiveGradient:
-            guard let other = shape.downstream(of: unit) else { return nil }
-            self.init(kind: .gradient, producer: other, consumer: unit)
+        case .sendActivation, .waitActivation, .receiveGradient: other = shape.downstream(of: unit, edge: action.edge)
+        case .sendGradient, .waitGradient, .receiveActivation: other = shape.upstream(of: unit, edge: action.edge)
         default: return nil
+        }
+        guard let other else { return nil }
+        let isReceiver = action.kind == .receiveActivation || action.kind == .receiveGradient
+        let isGradient =
+            action.kind == .sendGradient || action.kind == .waitGradient || action.kind == .receiveGradient
+        kind = isGradient ? .gradient : .activation
+        edge = action.edge
+        producer = isReceiver ? other : unit
+        consumer = isReceiver ? unit : other
+    }
+
+    /// What the other rank does with the message that `action` moves: a SEND for a RECV, a RECV for a SEND or WAIT.
+    func counterpart(of action: Action) -> Action {
+        switch action.kind {
+        case .receiveActivation: Action(.sendActivation, producer, edge: edge)
+        case .receiveGradient: Action(.sendGradient, producer, edge: edge)
+        default: Action(kind == .activation ? .receiveActivation : .receiveGradient, consumer, edge: edge)
         }
     }
 
-    private init(kind: Kind, producer: UnitOfWork, consumer: UnitOfWork) {
-        self.kind = kind
-        self.producer = producer
-        self.consumer = consumer
+    /// The messages between ranks that a compute action needs, as the receives that bring them; the line first.
+    static func receives(for action: Action, _ schedule: Schedule) -> [Action] {
+        let shape = schedule.shape
+        let unit = action.unit
+        let kind: Action.Kind
+        switch action.kind {
+        case .forward: kind = .receiveActivation
+        case .inputGradient, .backward: kind = .receiveGradient
+        default: return []
+        }
+        return (0...shape.skips.count).compactMap { edge in
+            let source =
+                kind == .receiveActivation
+                ? shape.upstream(of: unit, edge: edge) : shape.downstream(of: unit, edge: edge)
+            guard let source, schedule.placement.ranks[source.stage] != schedule.placement.ranks[unit.stage] else {
+                return nil
+            }
+            return Action(kind, unit, edge: edge)
+        }
     }
 }
 
 /// Numbers the messages of a step: `kind · edge · recursion · micro-batch · chunk` in mixed radix, so that two
-/// messages of one step never share a tag. An edge is named by its sending stage, which has one neighbour each way.
+/// messages of one step never share a tag. A piece of the line is named by its sending stage, which has one neighbour
+/// each way; skips follow.
 public struct MessageTags: Sendable {
-    private let shape: ScheduleShape
+    private let index: ScheduleIndex
 
     /// - Throws: `ScheduleError.tooManyMessages` when the transport has too few tags.
     public init(_ shape: ScheduleShape, largestTag: Int) throws(ScheduleError) {
-        let count = 2 * shape.unitCount
+        index = ScheduleIndex(shape)
+        let count = 2 * index.slotCount
         guard count - 1 <= largestTag else { throw .tooManyMessages(count: count, limit: largestTag + 1) }
-        self.shape = shape
     }
 
     public func tag(of message: StageMessage) -> Int {
-        Int(message.kind.rawValue) * shape.unitCount + shape.index(of: message.producer)
+        Int(message.kind.rawValue) * index.slotCount
+            + index.slot(from: index.shape.index(of: message.producer), edge: message.edge)
     }
 }

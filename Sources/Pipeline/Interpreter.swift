@@ -6,14 +6,21 @@ import Kernels
 /// Everything an action needs (message, peer, tag, where its request is kept) is worked out once, so that a step
 /// allocates only what the transport needs for its requests.
 public final class Interpreter {
-    /// An action with everything looked up.
+    /// A message with everything looked up.
+    private struct Transfer {
+        /// The SEND, RECV or WAIT that moves it.
+        var action: Action
+        var message: StageMessage
+        var peer: Int
+        var tag: Int
+        /// Index into `requests`.
+        var slot: Int
+    }
+
+    /// An action with the message it moves, or for compute actions those it needs.
     private struct Instruction {
         var action: Action
-        var message: StageMessage?
-        var peer = 0
-        var tag = 0
-        /// For SEND, RECV, WAIT and for compute actions that complete a receive: index into `requests`, else −1.
-        var slot = -1
+        var transfers: [Transfer] = []
     }
 
     private let communicator: any Communicator
@@ -40,38 +47,24 @@ public final class Interpreter {
         self.recorder = recorder
         let tags = try MessageTags(schedule.shape, largestTag: communicator.largestTag)
         var slots: [Int: Int] = [:]
-        var instructions: [Instruction] = []
-        for action in schedule.ranks[communicator.rank] {
-            var instruction = Instruction(action: action)
-            let isReceiver = action.kind == .receiveActivation || action.kind == .receiveGradient
-            if let message = StageMessage(action, schedule.shape) ?? Self.consumed(action, schedule) {
-                let other = isReceiver || action.kind.isCompute ? message.producer : message.consumer
-                instruction.message = message
-                instruction.peer = schedule.placement.ranks[other.stage]
-                instruction.tag = tags.tag(of: message)
-                // Tags tell all messages of a step apart, sends and receives of a rank alike.
-                instruction.slot = slots[instruction.tag, default: slots.count]
-                slots[instruction.tag] = instruction.slot
-            }
-            instructions.append(instruction)
+        instructions = schedule.ranks[communicator.rank].map { action in
+            let messages = action.kind.isMessage ? [action] : StageMessage.receives(for: action, schedule)
+            return Instruction(
+                action: action,
+                transfers: messages.map { action in
+                    let message = StageMessage(action, schedule.shape)!
+                    let isReceive = action.kind == .receiveActivation || action.kind == .receiveGradient
+                    let other = isReceive ? message.producer : message.consumer
+                    let tag = tags.tag(of: message)
+                    // Tags tell all messages of a step apart, sends and receives of a rank alike.
+                    let slot = slots[tag, default: slots.count]
+                    slots[tag] = slot
+                    return Transfer(
+                        action: action, message: message, peer: schedule.placement.ranks[other.stage], tag: tag,
+                        slot: slot)
+                })
         }
-        self.instructions = instructions
         requests = Array(repeating: nil, count: slots.count)
-    }
-
-    /// The message from another rank that a compute action needs.
-    private static func consumed(_ action: Action, _ schedule: Schedule) -> StageMessage? {
-        let kind: Action.Kind
-        let source: UnitOfWork?
-        switch action.kind {
-        case .forward: (kind, source) = (.receiveActivation, schedule.shape.upstream(of: action.unit))
-        case .inputGradient, .backward: (kind, source) = (.receiveGradient, schedule.shape.downstream(of: action.unit))
-        default: return nil
-        }
-        guard let source, schedule.placement.ranks[source.stage] != schedule.placement.ranks[action.stage] else {
-            return nil
-        }
-        return StageMessage(Action(kind, action.unit), schedule.shape)
     }
 
     /// Runs the whole list once: one training step, or one evaluation pass. Collective over the pipeline's ranks.
@@ -84,42 +77,53 @@ public final class Interpreter {
                 try run(instructions[position], executor, &timing)
                 try communicator.poke()
             } catch {
+                let need = need(of: instructions[position], error)
                 // Give all messages up before the executor's memory may go.
                 for slot in requests.indices { requests[slot] = nil }
-                let instruction = instructions[position]
                 throw ActionFailure(
-                    rank: communicator.rank, rankCount: communicator.size, position: position,
-                    action: instruction.action, peer: instruction.message.map { _ in instruction.peer },
-                    tag: instruction.message.map { _ in instruction.tag }, underlying: error)
+                    rank: communicator.jobRank(of: communicator.rank), rankCount: communicator.jobSize,
+                    position: position, action: instructions[position].action, need: need, underlying: error,
+                    executor: executor)
             }
-            if !instructions[position].action.kind.isGlobal { timing.span = monotonicSeconds() - begin }
+            let kind = instructions[position].action.kind
+            if kind.isCompute || kind.isMessage { timing.span = monotonicSeconds() - begin }
         }
         return timing
+    }
+
+    /// What the other rank has to do before a failed action can go on; nil when `error` is not about its messages.
+    private func need(of instruction: Instruction, _ error: any Error) -> ActionFailure.Need? {
+        guard let message = (error as? CommunicationError)?.message, message.channel == .pointToPoint,
+            let transfer = instruction.transfers.first(where: { $0.tag == message.tag })
+        else { return nil }
+        let answer = transfer.message.counterpart(of: transfer.action)
+        return .init(action: answer, rank: message.peer, tag: message.tag)
     }
 
     private func run(_ instruction: Instruction, _ executor: any StageExecutor, _ timing: inout StepTiming) throws {
         let action = instruction.action
         switch action.kind {
         case .receiveActivation, .receiveGradient:
-            let buffer = try executor.receiveBuffer(instruction.message!)
-            requests[instruction.slot] = try communicator.receive(
-                into: buffer, from: instruction.peer, tag: instruction.tag)
+            let transfer = instruction.transfers[0]
+            let buffer = try executor.receiveBuffer(transfer.message)
+            requests[transfer.slot] = try communicator.receive(into: buffer, from: transfer.peer, tag: transfer.tag)
         case .sendActivation, .sendGradient:
+            let transfer = instruction.transfers[0]
             let start = monotonicSeconds()
-            let bytes = try executor.sendBuffer(instruction.message!)
-            requests[instruction.slot] = try communicator.send(bytes, to: instruction.peer, tag: instruction.tag)
+            let bytes = try executor.sendBuffer(transfer.message)
+            requests[transfer.slot] = try communicator.send(bytes, to: transfer.peer, tag: transfer.tag)
             timing.bytesSent += bytes.count
             recorder?.record(action, start, monotonicSeconds())
         case .waitActivation, .waitGradient:
-            try wait(instruction, as: action, &timing)
-            try executor.sent(instruction.message!)
+            try wait(instruction.transfers[0], &timing)
+            try executor.sent(instruction.transfers[0].message)
         case .forward, .inputGradient, .weightGradient, .backward, .recompute:
             try compute(instruction, executor, &timing)
         case .reduceTied, .reduceReplicas, .step:
             let start = monotonicSeconds()
             switch action.kind {
             case .reduceTied: try executor.reduceTied()
-            case .reduceReplicas: try executor.reduceReplicas()
+            case .reduceReplicas: try executor.reduceReplicas(stage: action.stage)
             default: try executor.step()
             }
             let end = monotonicSeconds()
@@ -131,10 +135,9 @@ public final class Interpreter {
     private func compute(_ instruction: Instruction, _ executor: any StageExecutor, _ timing: inout StepTiming) throws {
         let action = instruction.action
         let unit = action.unit
-        if let message = instruction.message {
-            let kind: Action.Kind = action.kind == .forward ? .receiveActivation : .receiveGradient
-            try wait(instruction, as: Action(kind, unit), &timing)
-            try executor.received(message)
+        for transfer in instruction.transfers {
+            try wait(transfer, &timing)
+            try executor.received(transfer.message)
         }
         let start = monotonicSeconds()
         switch action.kind {
@@ -153,15 +156,15 @@ public final class Interpreter {
     }
 
     /// Completes a request; time spent here is recorded under the message action that it belongs to.
-    private func wait(_ instruction: Instruction, as action: Action, _ timing: inout StepTiming) throws {
-        let request = requests[instruction.slot]!
+    private func wait(_ transfer: Transfer, _ timing: inout StepTiming) throws {
+        let request = requests[transfer.slot]!
         if try !request.test() {
             let start = monotonicSeconds()
             try request.wait(timeout: timeout)
             let end = monotonicSeconds()
             timing.waiting += end - start
-            recorder?.record(action, start, end)
+            recorder?.record(transfer.action, start, end)
         }
-        requests[instruction.slot] = nil
+        requests[transfer.slot] = nil
     }
 }

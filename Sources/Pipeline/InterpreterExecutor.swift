@@ -1,3 +1,5 @@
+import Communication
+
 /// What a rank's stages can do; the interpreter decides when. Called from one thread, in the order of the schedule.
 ///
 /// Between stages of one rank the executor hands activations and gradients over itself; messages exist only between
@@ -20,33 +22,42 @@ public protocol StageExecutor: AnyObject {
     func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer
     /// The transport no longer reads the message's bytes.
     func sent(_ message: StageMessage) throws
-    /// Collective over the ranks that share a parameter.
+    /// Starts to sum a stage's gradients over replicas, after its last weight gradient; must not wait. Only called when
+    /// lowering was told that there are replicas.
+    func reduceReplicas(stage: Int) throws
+    /// Completes what `reduceReplicas` started, then is collective over the ranks that share a parameter.
     func reduceTied() throws
-    /// Collective over replicas; only called when lowering was told that there are some.
-    func reduceReplicas() throws
     func step() throws
 }
 
 extension StageExecutor {
-    public func reduceReplicas() throws {
+    public func reduceReplicas(stage: Int) throws {
         fatalError("StageExecutor.reduceReplicas: got REDUCE_DP; expected an executor that has replicas")
     }
 }
 
 /// An action that failed on this rank.
-public struct ActionFailure: Error, CustomStringConvertible {
+public struct ActionFailure: LocatedError, CustomStringConvertible {
+    /// What the other rank of a message has to do.
+    public struct Need: Sendable {
+        public var action: Action
+        public var rank: Int
+        public var tag: Int
+    }
+
     public var rank: Int
     public var rankCount: Int
     public var position: Int
     public var action: Action
-    /// The other rank and the tag when a message was involved.
-    public var peer: Int?
-    public var tag: Int?
+    /// When a message of the schedule was involved.
+    public var need: Need?
     public var underlying: any Error
+    /// An MPI send may still read the executor's memory while the job ends: it lives as long as the error.
+    nonisolated(unsafe) let executor: any StageExecutor
 
     public var description: String {
         let stage = action.kind.isGlobal ? "" : ", stage \(action.stage)"
-        let message = peer.map { ", message with rank \($0), tag \(tag ?? 0)" } ?? ""
+        let message = need.map { " needs '\($0.action)' of rank \($0.rank), tag \($0.tag)" } ?? ""
         return "[rank \(rank)/\(rankCount)\(stage)] '\(action)' at position \(position)\(message): \(underlying)"
     }
 }
@@ -57,7 +68,7 @@ public struct StepTiming: Hashable, Sendable, BitwiseCopyable {
     public var busy = 0.0
     /// Held by a message that had not arrived or not left.
     public var waiting = 0.0
-    /// Reductions and STEP, waits inside them included.
+    /// REDUCE_DP, REDUCE_TIED and STEP, waits inside them included.
     public var closing = 0.0
     /// From the beginning to the last compute or message action.
     public var span = 0.0

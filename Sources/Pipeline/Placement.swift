@@ -1,5 +1,36 @@
 import Kernels
 
+/// The ways to lay stages on ranks that have a name.
+public enum PlacementKind: String, CaseIterable, Sendable {
+    /// One stage per rank, in order.
+    case contiguous
+    /// `v` stages per rank, dealt out in turn.
+    case interleaved
+    /// Two stages per rank, down and back up.
+    case vShape = "v_shape"
+
+    /// Stages per rank: `requested`, or what is usual when nil. Nil when this placement cannot have so many.
+    public func virtualStages(_ requested: Int?) -> Int? {
+        switch self {
+        case .contiguous: requested ?? 1 == 1 ? 1 : nil
+        case .interleaved: requested ?? 2 >= 1 ? requested ?? 2 : nil
+        case .vShape: requested ?? 2 == 2 ? 2 : nil
+        }
+    }
+
+    /// - Precondition: `virtualStages` is one that `virtualStages(_:)` allows.
+    public func placement(rankCount: Int, virtualStages: Int) -> Placement {
+        require(
+            self.virtualStages(virtualStages) == virtualStages,
+            "PlacementKind: got \(virtualStages) stages per rank; expected as many as \(rawValue) can have")
+        return switch self {
+        case .contiguous: .contiguous(stageCount: rankCount)
+        case .interleaved: .interleaved(rankCount: rankCount, virtualStages: virtualStages)
+        case .vShape: .vShape(rankCount: rankCount)
+        }
+    }
+}
+
 /// Which rank runs which stage. A rank may hold several stages.
 public struct Placement: Hashable, Sendable {
     /// `ranks[s]` is the rank of stage `s`.
@@ -15,6 +46,16 @@ public struct Placement: Hashable, Sendable {
 
     /// Stage `s` on rank `s`.
     public static func contiguous(stageCount: Int) -> Placement { Placement(ranks: Array(0..<stageCount)) }
+
+    /// Stage `s` on rank `s mod p`: the ranks are passed `virtualStages` times in the same direction.
+    public static func interleaved(rankCount: Int, virtualStages: Int) -> Placement {
+        Placement(ranks: (0..<rankCount * virtualStages).map { $0 % rankCount })
+    }
+
+    /// Stages `r` and `2p−1−r` on rank `r`: down the ranks and back up, so that input and loss share rank 0.
+    public static func vShape(rankCount: Int) -> Placement {
+        Placement(ranks: Array(0..<rankCount) + (0..<rankCount).reversed())
+    }
 
     /// Whether a list is a placement: not empty, no rank skipped.
     static func isComplete(_ ranks: [Int]) -> Bool {

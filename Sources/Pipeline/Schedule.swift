@@ -1,6 +1,21 @@
 import Kernels
 
-/// The sizes that fix which units of work exist and how they depend on each other.
+/// A layer's output that feeds a layer of a later stage past the stages between, in the same pass.
+public struct SkipEdge: Hashable, Sendable {
+    public let fromStage: Int
+    public let toStage: Int
+
+    /// - Precondition: `0 ≤ fromStage < toStage`.
+    public init(fromStage: Int, toStage: Int) {
+        require(
+            0 <= fromStage && fromStage < toStage,
+            "SkipEdge: got stages \(fromStage) to \(toStage); expected the second to come later")
+        self.fromStage = fromStage
+        self.toStage = toStage
+    }
+}
+
+/// The sizes that fix which units of work exist, and the edges that fix how they depend on each other.
 public struct ScheduleShape: Hashable, Sendable {
     public enum Purpose: String, Sendable {
         /// Forward, backward, optimiser step.
@@ -16,11 +31,13 @@ public struct ScheduleShape: Hashable, Sendable {
     /// Passes through all stages; more than 1 only in a ring.
     public var recursionCount: Int
     public var purpose: Purpose
+    /// Edges beside the line of stages; two may join the same stages. `Action.edge` counts them from 1.
+    public var skips: [SkipEdge] { didSet { checkSkips() } }
 
-    /// - Precondition: every count is at least 1.
+    /// - Precondition: every count is at least 1; at most 127 skips, between stages that exist.
     public init(
         stageCount: Int, microBatchCount: Int, chunkCount: Int = 1, recursionCount: Int = 1,
-        purpose: Purpose = .training
+        purpose: Purpose = .training, skips: [SkipEdge] = []
     ) {
         require(
             stageCount >= 1 && microBatchCount >= 1 && chunkCount >= 1 && recursionCount >= 1,
@@ -31,6 +48,15 @@ public struct ScheduleShape: Hashable, Sendable {
         self.chunkCount = chunkCount
         self.recursionCount = recursionCount
         self.purpose = purpose
+        self.skips = skips
+        checkSkips()
+    }
+
+    private func checkSkips() {
+        require(
+            skips.count < Action.edgeLimit && skips.allSatisfy { $0.toStage < stageCount },
+            "ScheduleShape: got skips to stages \(skips.map(\.toStage)); expected fewer than \(Action.edgeLimit), "
+                + "to stages below \(stageCount)")
     }
 
     /// Units of one stage.
@@ -54,11 +80,14 @@ public struct ScheduleShape: Hashable, Sendable {
             && (0..<chunkCount).contains(unit.chunk) && (0..<recursionCount).contains(unit.recursion)
     }
 
-    /// The unit whose output is this unit's input; nil where the input comes from the data. In a ring the first
-    /// stage of a later pass reads the last stage of the pass before.
-    public func upstream(of unit: UnitOfWork) -> UnitOfWork? {
+    /// The unit whose output comes to this unit along an edge; nil where the edge does not end here. On the line
+    /// (edge 0) stage 0 has its input from the data, or in a ring from the last stage of the pass before.
+    public func upstream(of unit: UnitOfWork, edge: Int = 0) -> UnitOfWork? {
         var other = unit
-        if unit.stage > 0 {
+        if edge > 0 {
+            guard edge <= skips.count, skips[edge - 1].toStage == unit.stage else { return nil }
+            other.stage = skips[edge - 1].fromStage
+        } else if unit.stage > 0 {
             other.stage -= 1
         } else if unit.recursion > 0 {
             other.stage = stageCount - 1
@@ -69,10 +98,14 @@ public struct ScheduleShape: Hashable, Sendable {
         return other
     }
 
-    /// The unit that reads this unit's output; nil where the output goes to the loss.
-    public func downstream(of unit: UnitOfWork) -> UnitOfWork? {
+    /// The unit that reads this unit's output along an edge; nil where the edge does not begin here. On the line
+    /// (edge 0) the last stage's output goes to the loss, or in a ring to the first stage of the next pass.
+    public func downstream(of unit: UnitOfWork, edge: Int = 0) -> UnitOfWork? {
         var other = unit
-        if unit.stage < stageCount - 1 {
+        if edge > 0 {
+            guard edge <= skips.count, skips[edge - 1].fromStage == unit.stage else { return nil }
+            other.stage = skips[edge - 1].toStage
+        } else if unit.stage < stageCount - 1 {
             other.stage += 1
         } else if unit.recursion < recursionCount - 1 {
             other.stage = 0
@@ -95,8 +128,10 @@ public struct ScheduleShape: Hashable, Sendable {
 ///     chunks 1                 optional, 1
 ///     recursions 1             optional, 1
 ///     placement 0 1            rank of each stage in turn
+///     skips 0-2 0-3            optional: edges 1, 2, ... beside the line, from stage to stage
 ///     peak 2 1                 optional: most units of work each rank may hold recorded at once
-///     lowered                  present when the lists contain SEND, RECV and WAIT
+///     lowered                  present when the lists contain SEND, RECV and WAIT;
+///                              'lowered replicas' when they also contain REDUCE_DP
 ///     rank 0: F s0 m0; F s0 m1; B s0 m0; ...
 ///     rank 1: ...
 public struct Schedule: Hashable, Sendable {
@@ -109,11 +144,13 @@ public struct Schedule: Hashable, Sendable {
     public var peakUnits: [Int]?
     /// Whether communication has been added.
     public var isLowered: Bool
+    /// Whether each stage's gradients are summed over replicas of the pipeline; only in a lowered training schedule.
+    public var reducesReplicas: Bool
 
     /// - Precondition: the placement covers the shape's stages; one list (and one bound) per rank.
     public init(
         name: String, shape: ScheduleShape, placement: Placement, ranks: [[Action]], peakUnits: [Int]? = nil,
-        isLowered: Bool = false
+        isLowered: Bool = false, reducesReplicas: Bool = false
     ) {
         require(
             placement.stageCount == shape.stageCount && ranks.count == placement.rankCount
@@ -126,6 +163,7 @@ public struct Schedule: Hashable, Sendable {
         self.ranks = ranks
         self.peakUnits = peakUnits
         self.isLowered = isLowered
+        self.reducesReplicas = reducesReplicas
     }
 }
 
@@ -134,6 +172,8 @@ public enum ScheduleError: Error, Equatable, CustomStringConvertible {
     /// Line numbers count from 1.
     case malformed(line: Int, reason: String)
     case unknownSchedule(name: String, known: [String])
+    /// What was asked of a generator does not go together.
+    case unsupported(schedule: String, reason: String)
     case illegal(schedule: String, violations: [ScheduleViolation])
     case tooManyMessages(count: Int, limit: Int)
 
@@ -142,6 +182,7 @@ public enum ScheduleError: Error, Equatable, CustomStringConvertible {
         case .malformed(let line, let reason): "schedule line \(line): \(reason)"
         case .unknownSchedule(let name, let known):
             "unknown schedule '\(name)'; expected one of \(known.joined(separator: ", "))"
+        case .unsupported(let schedule, let reason): "schedule '\(schedule)' \(reason)"
         case .illegal(let schedule, let violations):
             "schedule '\(schedule)' is not legal:\n" + violations.map { "  \($0)" }.joined(separator: "\n")
         case .tooManyMessages(let count, let limit):
@@ -159,8 +200,11 @@ extension Schedule {
             "chunks \(shape.chunkCount)", "recursions \(shape.recursionCount)",
             "placement " + placement.ranks.map(String.init).joined(separator: " "),
         ]
+        if !shape.skips.isEmpty {
+            lines.append("skips " + shape.skips.map { "\($0.fromStage)-\($0.toStage)" }.joined(separator: " "))
+        }
         if let peakUnits { lines.append("peak " + peakUnits.map(String.init).joined(separator: " ")) }
-        if isLowered { lines.append("lowered") }
+        if isLowered { lines.append(reducesReplicas ? "lowered replicas" : "lowered") }
         for (rank, actions) in ranks.enumerated() {
             lines.append("rank \(rank): " + actions.map(\.description).joined(separator: "; "))
         }
@@ -207,7 +251,7 @@ private struct ScheduleReader {
         guard !words.isEmpty else { return }
         let key = words.removeFirst()
         let known = [
-            "schedule", "purpose", "micro_batches", "chunks", "recursions", "placement", "peak", "lowered",
+            "schedule", "purpose", "micro_batches", "chunks", "recursions", "placement", "skips", "peak", "lowered",
         ]
         guard known.contains(key) else {
             throw .malformed(
@@ -237,6 +281,24 @@ private struct ScheduleReader {
         return numbers[0]
     }
 
+    private func skips(stageCount: Int) throws(ScheduleError) -> [SkipEdge] {
+        guard let (words, line) = values["skips"] else { return [] }
+        var skips: [SkipEdge] = []
+        for word in words {
+            let stages = word.split(separator: "-", omittingEmptySubsequences: false).compactMap { Int($0) }
+            guard stages.count == 2, stages[0] >= 0, stages[0] < stages[1], stages[1] < stageCount else {
+                throw .malformed(
+                    line: line,
+                    reason: "got skip '\(word)'; expected two stages below \(stageCount), as in '0-\(stageCount - 1)'")
+            }
+            skips.append(SkipEdge(fromStage: stages[0], toStage: stages[1]))
+        }
+        guard (1..<Action.edgeLimit).contains(skips.count) else {
+            throw .malformed(line: line, reason: "got \(skips.count) skips; expected 1 to \(Action.edgeLimit - 1)")
+        }
+        return skips
+    }
+
     func schedule() throws(ScheduleError) -> Schedule {
         guard let name = values["schedule"], name.words.count == 1 else {
             throw .malformed(line: values["schedule"]?.line ?? lastLine, reason: "'schedule <name>' is missing")
@@ -256,7 +318,7 @@ private struct ScheduleReader {
         let shape = ScheduleShape(
             stageCount: ranks.count, microBatchCount: try count("micro_batches", default: nil),
             chunkCount: try count("chunks", default: 1), recursionCount: try count("recursions", default: 1),
-            purpose: purpose)
+            purpose: purpose, skips: try skips(stageCount: ranks.count))
         let placement = Placement(ranks: ranks)
         let peak = try numbers("peak", atLeast: 0)
         guard peak == nil || peak!.count == placement.rankCount else {
@@ -267,8 +329,13 @@ private struct ScheduleReader {
                 line: lastLine,
                 reason: "got lists for ranks \(lists.keys.sorted()); expected 0..<\(placement.rankCount)")
         }
+        let lowered = values["lowered"]
+        if let lowered, ![[], ["replicas"]].contains(lowered.words) {
+            throw .malformed(line: lowered.line, reason: "'lowered' may be followed by 'replicas' only")
+        }
         return Schedule(
             name: name.words[0], shape: shape, placement: placement,
-            ranks: (0..<placement.rankCount).map { lists[$0]! }, peakUnits: peak, isLowered: values["lowered"] != nil)
+            ranks: (0..<placement.rankCount).map { lists[$0]! }, peakUnits: peak, isLowered: lowered != nil,
+            reducesReplicas: lowered?.words == ["replicas"])
     }
 }

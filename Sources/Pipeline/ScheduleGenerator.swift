@@ -17,118 +17,120 @@ public enum Rematerialization: String, CaseIterable, Sendable {
 
 /// What a generator is asked for.
 public struct ScheduleRequest: Hashable, Sendable {
-    public var stageCount: Int
+    /// `p` in the formulas.
+    public var rankCount: Int
+    /// Stages per rank, `v` in the formulas; nil leaves it to the schedule (1; 2 where a rank has several).
+    public var virtualStages: Int?
+    /// Nil leaves it to the schedule; otherwise it must be the schedule's own.
+    public var placement: PlacementKind?
+    /// `m` in the formulas.
     public var microBatchCount: Int
+    /// Slices of the sequence axis per micro-batch, `k` in the formulas.
     public var chunkCount: Int
     public var rematerialization: Rematerialization
 
     public init(
-        stageCount: Int, microBatchCount: Int, chunkCount: Int = 1, rematerialization: Rematerialization = .never
+        rankCount: Int, virtualStages: Int? = nil, placement: PlacementKind? = nil, microBatchCount: Int,
+        chunkCount: Int = 1, rematerialization: Rematerialization = .never
     ) {
-        self.stageCount = stageCount
+        self.rankCount = rankCount
+        self.virtualStages = virtualStages
+        self.placement = placement
         self.microBatchCount = microBatchCount
         self.chunkCount = chunkCount
         self.rematerialization = rematerialization
-    }
-
-    var shape: ScheduleShape {
-        ScheduleShape(stageCount: stageCount, microBatchCount: microBatchCount, chunkCount: chunkCount)
     }
 }
 
 /// A rule that orders the compute actions of a training step. Adding one: a file in `Schedules/` and a line in
 /// `ScheduleCatalog.generators`. Communication, re-materialisation, proof and timing come from elsewhere.
 ///
-/// Every generator runs the weight gradients of a stage in micro-batch order, within a micro-batch in reverse chunk
-/// order, because the order in which gradients are added is part of the result.
+/// Every generator takes any number of ranks, micro-batches and chunks, divisible by each other or not, and runs the
+/// weight gradients of a stage in micro-batch order, within a micro-batch in reverse chunk order, because the order in
+/// which gradients are added is part of the result.
+///
+/// Formulas in the doc comments: `p` ranks, `v` stages per rank, `m` micro-batches, `k` chunks; `F`, `I`, `W` and
+/// `B = I + W` are durations of one micro-batch on one rank (all its stages and chunks); the bubble is the step's time
+/// beyond `m(F+B)`; memory counts units of work, `1/(kv)` of what a micro-batch needs on a rank.
 public protocol ScheduleGenerator: SendableMetatype {
     /// The value of `parallel.schedule`.
     static var name: String { get }
-    static func placement(_ request: ScheduleRequest) -> Placement
-    /// Compute actions of one rank, every forward recorded.
-    static func actions(rank: Int, _ request: ScheduleRequest) -> [Action]
-    /// Most units of work that the rank holds recorded at once.
-    static func peakUnits(rank: Int, _ request: ScheduleRequest) -> Int
+    static var placement: PlacementKind { get }
+    /// Compute actions of each rank, every forward recorded.
+    static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]]
 }
 
-/// The schedules known by name.
-public enum ScheduleCatalog {
-    static let generators: [any ScheduleGenerator.Type] = [
-        GPipe.self,
-        OneForwardOneBackward.self,
-    ]
-
-    public static var names: [String] { generators.map { $0.name } }
-
-    /// A training schedule: compute actions only, to be lowered next.
-    public static func training(_ name: String, _ request: ScheduleRequest) throws(ScheduleError) -> Schedule {
-        guard let generator = generators.first(where: { $0.name == name }) else {
-            throw .unknownSchedule(name: name, known: names)
+/// Forwards and backwards in turn, the frame of every schedule whose lists can be written down at once: `lead` forwards
+/// come first, then one backward and one forward alternate until either runs out.
+///
+/// - Parameters:
+///   - lead: forwards ahead of the backward with the same place in its list, that backward's own included.
+///   - weightLag: 0 runs whole backwards; otherwise input gradients stand alone, and each weight gradient follows the
+///     input gradient that comes this many places later. At most `lead + weightLag` units are alive.
+func alternate(
+    forward: [UnitOfWork], backward: [UnitOfWork], lead: Int, weightLag: Int = 0
+) -> [Action] {
+    let count = forward.count
+    var actions: [Action] = []
+    actions.reserveCapacity((weightLag == 0 ? 2 : 3) * count)
+    for unit in forward.prefix(lead) { actions.append(Action(.forward, unit)) }
+    for index in 0..<count {
+        if weightLag == 0 {
+            actions.append(Action(.backward, backward[index]))
+        } else {
+            actions.append(Action(.inputGradient, backward[index]))
+            if index >= weightLag { actions.append(Action(.weightGradient, backward[index - weightLag])) }
         }
-        let placement = generator.placement(request)
-        let ranks = 0..<placement.rankCount
-        return Schedule(
-            name: name, shape: request.shape, placement: placement,
-            ranks: ranks.map { rematerialized(generator.actions(rank: $0, request), request) },
-            peakUnits: ranks.map { peakUnits(generator, rank: $0, request) })
+        if index + lead < count { actions.append(Action(.forward, forward[index + lead])) }
     }
+    if weightLag > 0 { for unit in backward.suffix(weightLag) { actions.append(Action(.weightGradient, unit)) } }
+    return actions
+}
 
-    /// Forward only, micro-batch by micro-batch; nothing is recorded.
-    public static func evaluation(stageCount: Int, microBatchCount: Int, chunkCount: Int = 1) -> Schedule {
-        var shape = ScheduleShape(
-            stageCount: stageCount, microBatchCount: microBatchCount, chunkCount: chunkCount)
-        shape.purpose = .evaluation
-        let ranks = (0..<stageCount).map { stage in
-            forwardUnits(stage: stage, shape).map { Action(.forward, $0, recorded: false) }
-        }
-        return Schedule(
-            name: "forward", shape: shape, placement: .contiguous(stageCount: stageCount), ranks: ranks,
-            peakUnits: Array(repeating: 0, count: stageCount))
-    }
-
-    /// Marks forwards as unrecorded and puts `R` before the backward (or input gradient) that needs it.
-    private static func rematerialized(_ actions: [Action], _ request: ScheduleRequest) -> [Action] {
-        guard request.rematerialization != .never else { return actions }
-        var result: [Action] = []
-        result.reserveCapacity(actions.count + actions.count / 2)
-        for action in actions {
-            guard request.rematerialization.recomputes(action.microBatch, of: request.microBatchCount) else {
-                result.append(action)
-                continue
-            }
-            switch action.kind {
-            case .forward: result.append(Action(.forward, action.unit, recorded: false))
-            case .backward, .inputGradient: result += [Action(.recompute, action.unit), action]
-            default: result.append(action)
+extension ScheduleShape {
+    /// Units of some stages in forward order: all micro-batches of a group pass the first stage, then the next; by
+    /// micro-batch, then by chunk.
+    func forwardUnits(stages: [Int], groups: [Range<Int>]) -> [UnitOfWork] {
+        var units: [UnitOfWork] = []
+        units.reserveCapacity(stages.count * unitsPerStage)
+        for group in groups {
+            for stage in stages {
+                for microBatch in group {
+                    for chunk in 0..<chunkCount {
+                        units.append(UnitOfWork(stage: stage, microBatch: microBatch, chunk: chunk))
+                    }
+                }
             }
         }
-        return result
+        return units
     }
 
-    /// The generator's bound, lowered by what re-materialisation saves: at most one recomputed unit is alive beside
-    /// the recorded units of the last micro-batch.
-    private static func peakUnits(
-        _ generator: any ScheduleGenerator.Type, rank: Int, _ request: ScheduleRequest
-    ) -> Int {
-        let recorded = generator.peakUnits(rank: rank, request)
-        return switch request.rematerialization {
-        case .never: recorded
-        case .always: min(recorded, 1)
-        case .exceptLast: min(recorded, request.chunkCount + (request.microBatchCount > 1 ? 1 : 0))
+    /// The same units in backward order: stages and chunks reversed, micro-batches not.
+    func backwardUnits(stages: [Int], groups: [Range<Int>]) -> [UnitOfWork] {
+        var units: [UnitOfWork] = []
+        units.reserveCapacity(stages.count * unitsPerStage)
+        for group in groups {
+            for stage in stages.reversed() {
+                for microBatch in group {
+                    for chunk in (0..<chunkCount).reversed() {
+                        units.append(UnitOfWork(stage: stage, microBatch: microBatch, chunk: chunk))
+                    }
+                }
+            }
         }
+        return units
     }
-}
 
-/// Units of a stage in forward order: by micro-batch, then by chunk.
-func forwardUnits(stage: Int, _ shape: ScheduleShape) -> [UnitOfWork] {
-    (0..<shape.microBatchCount).flatMap { microBatch in
-        (0..<shape.chunkCount).map { UnitOfWork(stage: stage, microBatch: microBatch, chunk: $0) }
+    /// The unit with a place in a stage's forward order: by micro-batch, then by chunk.
+    func forwardUnit(stage: Int, _ index: Int) -> UnitOfWork {
+        UnitOfWork(stage: stage, microBatch: index / chunkCount, chunk: index % chunkCount)
     }
-}
 
-/// Units of a stage in backward order: by micro-batch, then by chunk from the last to the first.
-func backwardUnits(stage: Int, _ shape: ScheduleShape) -> [UnitOfWork] {
-    (0..<shape.microBatchCount).flatMap { microBatch in
-        (0..<shape.chunkCount).reversed().map { UnitOfWork(stage: stage, microBatch: microBatch, chunk: $0) }
+    /// The unit with a place in a stage's backward order: by micro-batch, then by chunk from the last to the first.
+    func backwardUnit(stage: Int, _ index: Int) -> UnitOfWork {
+        UnitOfWork(stage: stage, microBatch: index / chunkCount, chunk: chunkCount - 1 - index % chunkCount)
     }
+
+    /// All micro-batches together.
+    var wholeBatch: [Range<Int>] { [0..<microBatchCount] }
 }

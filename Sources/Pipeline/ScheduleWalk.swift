@@ -5,9 +5,10 @@
 /// behaviour a transport may show: a send completes only once its receive has been posted. Linear in the number of
 /// actions, since each rank's order is fixed and nobody else can overtake inside it.
 ///
-/// - Precondition: every unit lies in the shape and on the rank that holds its stage.
+/// - Precondition: every unit lies in the shape and on the rank that holds its stage, every message on an edge
+///   between ranks.
 struct ScheduleWalk {
-    /// Facts about a unit. `posted*` concern the receive of what this unit *produced*.
+    /// What is known about a unit, or about the message of a slot (sent, posted).
     enum Fact: UInt8 {
         case forward = 1
         case recorded = 2
@@ -18,120 +19,135 @@ struct ScheduleWalk {
         case postedGradient = 64
     }
 
-    /// What a blocked action lacks.
+    /// What a blocked action lacks: a fact about a unit, or about the message that a unit sends along an edge.
     struct Need {
         var unit: Int
+        var edge = 0
         var fact: Fact
     }
 
     private let schedule: Schedule
-    private let shape: ScheduleShape
+    private let index: ScheduleIndex
     private let placement: [Int]
-    private let stageStride: Int
+    /// By unit and message slot.
     private var facts: [UInt8]
     /// Position of each rank in its list.
     private(set) var positions: [Int]
 
-    init(_ schedule: Schedule) {
+    init(_ schedule: Schedule, _ index: ScheduleIndex) {
         self.schedule = schedule
-        shape = schedule.shape
+        self.index = index
         placement = schedule.placement.ranks
-        stageStride = schedule.shape.unitsPerStage
-        facts = Array(repeating: 0, count: schedule.shape.unitCount)
+        facts = Array(repeating: 0, count: index.slotCount)
         positions = Array(repeating: 0, count: schedule.ranks.count)
     }
 
-    /// Visits each action that can run. `visit` receives rank, position, action and the unit's index.
+    /// Visits each action that can run. `visit` receives rank, position, action and the unit's number.
     mutating func run(_ visit: (Int, Int, Action, Int) -> Void) {
         var ready = Array((0..<positions.count).reversed())
         var isReady = Array(repeating: true, count: positions.count)
         while let rank = ready.popLast() {
             isReady[rank] = false
-            let actions = schedule.ranks[rank]
-            var position = positions[rank]
-            while position < actions.count {
-                let action = actions[position]
-                let index = unitIndex(action)
-                if need(action, index) != nil { break }
-                visit(rank, position, action, index)
-                position += 1
-                record(action, index)
-                for neighbour in [upstream(action, index), downstream(action, index)] where neighbour >= 0 {
-                    let other = placement[neighbour / stageStride]
-                    if other != rank, !isReady[other] {
+            while let (action, unit) = next(rank) {
+                let position = positions[rank]
+                complete(rank, action, unit) { other in
+                    if !isReady[other] {
                         isReady[other] = true
                         ready.append(other)
                     }
                 }
+                visit(rank, position, action, unit)
             }
-            positions[rank] = position
         }
     }
 
-    func unitIndex(_ action: Action) -> Int {
-        ((action.stage * shape.recursionCount + action.recursion) * shape.microBatchCount + action.microBatch)
-            * shape.chunkCount + action.chunk
+    /// What a rank can do next, with the number of its unit; nil at the end of its list and when something is missing.
+    func next(_ rank: Int) -> (action: Action, unit: Int)? {
+        let position = positions[rank]
+        guard position < schedule.ranks[rank].count else { return nil }
+        let action = schedule.ranks[rank][position]
+        let unit = index.unit(action)
+        return need(action, unit) == nil ? (action, unit) : nil
     }
 
-    /// Index of the unit that feeds this one, or −1.
-    func upstream(_ action: Action, _ index: Int) -> Int {
-        if action.stage > 0 { return index - stageStride }
-        guard action.recursion > 0 else { return -1 }
-        return index + (shape.stageCount - 1) * stageStride - shape.microBatchCount * shape.chunkCount
+    /// Notes that a rank has done its next action; calls `wake` with other ranks that may have waited for it.
+    mutating func complete(_ rank: Int, _ action: Action, _ unit: Int, _ wake: (Int) -> Void) {
+        positions[rank] += 1
+        record(action, unit)
+        forEachListener(action, unit) { listener in
+            let other = placement[index.stage(listener)]
+            if other != rank { wake(other) }
+        }
     }
 
-    /// Index of the unit that this one feeds, or −1.
-    func downstream(_ action: Action, _ index: Int) -> Int {
-        if action.stage < shape.stageCount - 1 { return index + stageStride }
-        guard action.recursion < shape.recursionCount - 1 else { return -1 }
-        return index - (shape.stageCount - 1) * stageStride + shape.microBatchCount * shape.chunkCount
-    }
-
-    private func has(_ unit: Int, _ fact: Fact) -> Bool { facts[unit] & fact.rawValue != 0 }
+    private func has(_ slot: Int, _ fact: Fact) -> Bool { facts[slot] & fact.rawValue != 0 }
 
     /// The first thing an action still waits for.
-    func need(_ action: Action, _ index: Int) -> Need? {
+    func need(_ action: Action, _ unit: Int) -> Need? {
         func missing(_ unit: Int, _ fact: Fact) -> Need? { has(unit, fact) ? nil : Need(unit: unit, fact: fact) }
-        func message(_ unit: Int, _ computed: Fact, _ posted: Fact, _ sent: Fact) -> Need? {
-            if !schedule.isLowered || placement[unit / stageStride] == placement[action.stage] {
-                return missing(unit, computed)
+        func message(_ producer: Int, _ edge: Int, _ own: Fact, _ other: Fact) -> Need? {
+            let slot = index.slot(from: producer, edge: edge)
+            if !has(slot, own) { return Need(unit: producer, edge: edge, fact: own) }
+            return has(slot, other) ? nil : Need(unit: producer, edge: edge, fact: other)
+        }
+        func input(_ source: Int, _ edge: Int, _ computed: Fact, _ posted: Fact, _ sent: Fact) -> Need? {
+            if !schedule.isLowered || placement[index.stage(source)] == placement[action.stage] {
+                return missing(source, computed)
             }
-            return missing(unit, posted) ?? missing(unit, sent)
+            return message(source, edge, posted, sent)
         }
         switch action.kind {
         case .forward:
-            if action.chunk > 0, let need = missing(index - 1, .forward) { return need }
-            let source = upstream(action, index)
-            return source < 0 ? nil : message(source, .forward, .postedActivation, .sentActivation)
+            if action.chunk > 0, let need = missing(unit - 1, .forward) { return need }
+            var need: Need?
+            index.forEachSource(action, unit) { source, edge in
+                if need == nil { need = input(source, edge, .forward, .postedActivation, .sentActivation) }
+            }
+            return need
         case .recompute, .sendActivation:
-            return missing(index, .forward)
+            return missing(unit, .forward)
         case .inputGradient, .backward:
-            if let need = missing(index, .recorded) { return need }
-            if action.chunk < shape.chunkCount - 1, let need = missing(index + 1, .inputGradient) { return need }
-            let source = downstream(action, index)
-            return source < 0 ? nil : message(source, .inputGradient, .postedGradient, .sentGradient)
+            if let need = missing(unit, .recorded) { return need }
+            if action.chunk < index.shape.chunkCount - 1, let need = missing(unit + 1, .inputGradient) { return need }
+            var need: Need?
+            index.forEachTarget(action, unit) { target, edge in
+                if need == nil { need = input(target, edge, .inputGradient, .postedGradient, .sentGradient) }
+            }
+            return need
         case .weightGradient, .sendGradient:
-            return missing(index, .inputGradient)
+            return missing(unit, .inputGradient)
         case .waitActivation:
-            return missing(index, .sentActivation) ?? missing(index, .postedActivation)
+            return message(unit, action.edge, .sentActivation, .postedActivation)
         case .waitGradient:
-            return missing(index, .sentGradient) ?? missing(index, .postedGradient)
+            return message(unit, action.edge, .sentGradient, .postedGradient)
         case .receiveActivation, .receiveGradient, .reduceTied, .reduceReplicas, .step:
             return nil
         }
     }
 
-    private mutating func record(_ action: Action, _ index: Int) {
+    private mutating func record(_ action: Action, _ unit: Int) {
         switch action.kind {
         case .forward:
-            facts[index] |= Fact.forward.rawValue | (action.isRecorded ? Fact.recorded.rawValue : 0)
-        case .recompute: facts[index] |= Fact.recorded.rawValue
-        case .inputGradient, .backward: facts[index] |= Fact.inputGradient.rawValue
-        case .sendActivation: facts[index] |= Fact.sentActivation.rawValue
-        case .sendGradient: facts[index] |= Fact.sentGradient.rawValue
-        case .receiveActivation: facts[upstream(action, index)] |= Fact.postedActivation.rawValue
-        case .receiveGradient: facts[downstream(action, index)] |= Fact.postedGradient.rawValue
+            facts[unit] |= Fact.forward.rawValue | (action.isRecorded ? Fact.recorded.rawValue : 0)
+        case .recompute: facts[unit] |= Fact.recorded.rawValue
+        case .inputGradient, .backward: facts[unit] |= Fact.inputGradient.rawValue
+        case .sendActivation: facts[index.slot(of: action, unit)] |= Fact.sentActivation.rawValue
+        case .sendGradient: facts[index.slot(of: action, unit)] |= Fact.sentGradient.rawValue
+        case .receiveActivation: facts[index.slot(of: action, unit)] |= Fact.postedActivation.rawValue
+        case .receiveGradient: facts[index.slot(of: action, unit)] |= Fact.postedGradient.rawValue
         case .weightGradient, .waitActivation, .waitGradient, .reduceTied, .reduceReplicas, .step: break
+        }
+    }
+
+    /// Calls `body` with each unit of another stage that may have waited for this action.
+    private func forEachListener(_ action: Action, _ unit: Int, _ body: (Int) -> Void) {
+        switch action.kind {
+        case .forward where !schedule.isLowered: index.forEachTarget(action, unit) { target, _ in body(target) }
+        case .inputGradient where !schedule.isLowered, .backward where !schedule.isLowered:
+            index.forEachSource(action, unit) { source, _ in body(source) }
+        case .sendActivation, .receiveGradient: body(index.downstream(action, unit, edge: action.edge))
+        case .sendGradient, .receiveActivation: body(index.upstream(action, unit, edge: action.edge))
+        default: break
         }
     }
 }

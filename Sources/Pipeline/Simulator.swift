@@ -1,83 +1,5 @@
 import Kernels
 
-/// What one stage's work on one unit (a micro-batch's chunk) costs.
-public struct StageCost: Hashable, Sendable {
-    /// Seconds.
-    public var forward: Double
-    public var inputGradient: Double
-    public var weightGradient: Double
-    public var recompute: Double
-    /// Size of the activation handed to the next stage, and of the gradient that comes back; bytes.
-    public var outputBytes: Int
-    /// Intermediate results kept by a recorded forward until the weight gradient; bytes.
-    public var activationBytes: Int
-    /// What an unrecorded forward keeps for its recompute (stage input and carry); bytes.
-    public var inputBytes: Int
-
-    /// - Parameter recompute: nil means as long as `forward`.
-    public init(
-        forward: Double, inputGradient: Double, weightGradient: Double, recompute: Double? = nil,
-        outputBytes: Int = 0, activationBytes: Int = 0, inputBytes: Int = 0
-    ) {
-        self.forward = forward
-        self.inputGradient = inputGradient
-        self.weightGradient = weightGradient
-        self.recompute = recompute ?? forward
-        self.outputBytes = outputBytes
-        self.activationBytes = activationBytes
-        self.inputBytes = inputBytes
-    }
-}
-
-/// What everything costs. Messages take `latency + bytes / bandwidth` seconds, however many are under way; they need
-/// no processor time.
-public struct CostModel: Hashable, Sendable {
-    /// One per stage.
-    public var stages: [StageCost]
-    /// Seconds per message.
-    public var latency: Double
-    /// Bytes per second.
-    public var bandwidth: Double
-    /// Seconds on each rank.
-    public var reduceTied: Double
-    public var reduceReplicas: Double
-    public var step: Double
-
-    public init(
-        stages: [StageCost], latency: Double = 0, bandwidth: Double = .infinity, reduceTied: Double = 0,
-        reduceReplicas: Double = 0, step: Double = 0
-    ) {
-        self.stages = stages
-        self.latency = latency
-        self.bandwidth = bandwidth
-        self.reduceTied = reduceTied
-        self.reduceReplicas = reduceReplicas
-        self.step = step
-    }
-
-    /// Equal stages, free communication.
-    public static func uniform(
-        stageCount: Int, forward: Double = 1, inputGradient: Double = 0.5, weightGradient: Double = 0.5
-    ) -> CostModel {
-        let stage = StageCost(forward: forward, inputGradient: inputGradient, weightGradient: weightGradient)
-        return CostModel(stages: Array(repeating: stage, count: stageCount))
-    }
-
-    func seconds(_ action: Action) -> Double {
-        switch action.kind {
-        case .forward: stages[action.stage].forward
-        case .inputGradient: stages[action.stage].inputGradient
-        case .weightGradient: stages[action.stage].weightGradient
-        case .backward: stages[action.stage].inputGradient + stages[action.stage].weightGradient
-        case .recompute: stages[action.stage].recompute
-        case .reduceTied: reduceTied
-        case .reduceReplicas: reduceReplicas
-        case .step: step
-        default: 0
-        }
-    }
-}
-
 /// An action and when it ran, in seconds from the beginning of the step.
 public struct TimedAction: Hashable, Sendable, BitwiseCopyable {
     public var action: Action
@@ -120,50 +42,72 @@ public struct Simulation: Sendable {
 }
 
 /// Predicts a step from costs. Works on compute schedules, where a message leaves as soon as it is computed, and on
-/// lowered ones, where it also waits for its receive to be posted and `WAIT` holds the rank. One visit per action.
+/// lowered ones, where it also waits for its receive to be posted and `WAIT` holds the rank.
+///
+/// Each rank does its list in order, so an action begins when the one before it is done and its messages are there: one
+/// visit per action in any order that meets the dependencies gives all times, and the same visit proves the schedule.
+/// Only ranks that share processors must be followed through time.
 public enum Simulator {
-    /// - Parameter keepsTimeline: whether to return when each action ran (40 bytes per action).
+    /// - Parameter keepsTimeline: whether to return when each action ran (32 bytes per action).
     /// - Throws: `ScheduleError.illegal` when the schedule is not legal.
     /// - Precondition: one cost per stage.
     public static func simulate(
         _ schedule: Schedule, _ costs: CostModel, keepsTimeline: Bool = false
     ) throws(ScheduleError) -> Simulation {
-        try Verifier.verify(schedule)
         require(
             costs.stages.count == schedule.shape.stageCount,
             "Simulator: got costs of \(costs.stages.count) stages; expected \(schedule.shape.stageCount)")
-        var clock = SimulatorClock(schedule, costs, keepsTimeline)
-        var walk = ScheduleWalk(schedule)
-        let fixed = walk
-        walk.run { rank, _, action, index in clock.run(action, index, rank, fixed) }
+        require(
+            costs.skipBytes.map { $0.count == schedule.shape.skips.count } ?? true,
+            "Simulator: got sizes of \(costs.skipBytes?.count ?? 0) skips; expected \(schedule.shape.skips.count)")
+        let index = ScheduleIndex(schedule.shape)
+        var clock = SimulatorClock(schedule, costs, index, keepsTimeline)
+        if let processors = costs.processors, processors < schedule.ranks.count {
+            require(processors >= 1, "Simulator: got \(processors) processors; expected at least 1")
+            try Verifier.verify(schedule)
+            var sharing = ProcessorSharing(schedule, index, processors: processors)
+            sharing.run(&clock)
+        } else {
+            let violations = Verifier.violations(in: schedule, index) { rank, _, action, unit in
+                clock.run(action, unit, rank)
+            }
+            if !violations.isEmpty { throw .illegal(schedule: schedule.name, violations: violations) }
+        }
         return Simulation(
             makespan: clock.now.max() ?? 0, ranks: clock.usage, timeline: clock.timeline)
     }
 }
 
 /// Times of everything that has happened so far.
-private struct SimulatorClock {
-    let costs: CostModel
-    let placement: [Int]
-    let stride: Int
-    let isLowered: Bool
-    let isEvaluation: Bool
-    let keepsTimeline: Bool
-    /// Per rank.
-    var now: [Double]
-    var usage: [RankUsage]
-    var liveUnits: [Int]
-    var liveBytes: [Int]
-    var timeline: [[TimedAction]]
-    /// Per producing unit: when its message can start, as far as known (the later of sent and posted).
-    var activationReady: [Double]
-    var gradientReady: [Double]
+struct SimulatorClock {
+    /// Per message slot, when its send ended and its receive was posted.
+    private struct Transfer {
+        var sent = 0.0
+        var posted = 0.0
+    }
 
-    init(_ schedule: Schedule, _ costs: CostModel, _ keepsTimeline: Bool) {
+    private let costs: CostModel
+    private let index: ScheduleIndex
+    private let placement: [Int]
+    private let isLowered: Bool
+    private let isEvaluation: Bool
+    private let keepsTimeline: Bool
+    private var activations: [Transfer]
+    private var gradients: [Transfer]
+    /// Per rank: when it is done with what it has begun.
+    private(set) var now: [Double]
+    private(set) var usage: [RankUsage]
+    private(set) var timeline: [[TimedAction]]
+    private var liveUnits: [Int]
+    private var liveBytes: [Int]
+    /// When the reductions over replicas started so far are done; one after the other, since they share the links.
+    private var reduced: [Double]
+
+    init(_ schedule: Schedule, _ costs: CostModel, _ index: ScheduleIndex, _ keepsTimeline: Bool) {
         self.costs = costs
+        self.index = index
         self.keepsTimeline = keepsTimeline
         placement = schedule.placement.ranks
-        stride = schedule.shape.unitsPerStage
         isLowered = schedule.isLowered
         isEvaluation = schedule.shape.purpose == .evaluation
         let count = schedule.ranks.count
@@ -171,55 +115,102 @@ private struct SimulatorClock {
         usage = Array(repeating: RankUsage(busy: 0, peakUnits: 0, peakBytes: 0), count: count)
         liveUnits = Array(repeating: 0, count: count)
         liveBytes = liveUnits
+        reduced = now
         timeline = Array(repeating: [], count: count)
-        activationReady = Array(repeating: 0, count: schedule.shape.unitCount)
-        gradientReady = activationReady
+        if keepsTimeline {
+            for rank in 0..<count { timeline[rank].reserveCapacity(schedule.ranks[rank].count) }
+        }
+        activations = Array(repeating: Transfer(), count: index.slotCount)
+        gradients = activations
     }
 
-    mutating func run(_ action: Action, _ index: Int, _ rank: Int, _ walk: ScheduleWalk) {
-        var start = now[rank]
+    mutating func run(_ action: Action, _ unit: Int, _ rank: Int) {
+        let (start, end) = span(action, unit, rank)
+        complete(action, unit, rank, start: start, end: end)
+    }
+
+    /// When an action begins and ends if its rank has a processor; all it depends on has happened.
+    func span(_ action: Action, _ unit: Int, _ rank: Int) -> (start: Double, end: Double) {
+        // A receive is paid for with time of the rank's own, or while it waits for the arrival.
+        var work = 0.0
+        var arrival = 0.0
         switch action.kind {
         case .forward:
-            let source = walk.upstream(action, index)
-            if source >= 0, placement[source / stride] != rank {
-                start = max(start, arrival(activationReady[source], bytesFrom: source / stride))
+            index.forEachSource(action, unit) { source, edge in
+                guard placement[index.stage(source)] != rank else { return }
+                let bytes = bytes(edge, from: index.stage(source))
+                work += costs.messages.processorSeconds(bytes)
+                arrival = max(arrival, self.arrival(activations[index.slot(from: source, edge: edge)], bytes))
             }
         case .inputGradient, .backward:
-            let source = walk.downstream(action, index)
-            // A gradient has the size of this stage's own output.
-            if source >= 0, placement[source / stride] != rank {
-                start = max(start, arrival(gradientReady[source], bytesFrom: action.stage))
+            index.forEachTarget(action, unit) { target, edge in
+                guard placement[index.stage(target)] != rank else { return }
+                // A gradient has the size of this stage's own output.
+                let bytes = bytes(edge, from: action.stage)
+                work += costs.messages.processorSeconds(bytes)
+                arrival = max(arrival, self.arrival(gradients[index.slot(from: target, edge: edge)], bytes))
             }
         case .waitActivation:
-            start = max(start, arrival(activationReady[index], bytesFrom: action.stage))
+            arrival = self.arrival(activations[index.slot(of: action, unit)], sentBytes(action, unit))
         case .waitGradient:
-            start = max(start, arrival(gradientReady[index], bytesFrom: walk.upstream(action, index) / stride))
+            arrival = self.arrival(gradients[index.slot(of: action, unit)], sentBytes(action, unit))
+        case .reduceTied: arrival = reduced[rank]
         default: break
         }
-        let end = start + costs.seconds(action)
+        let start = max(now[rank] + work, arrival)
+        let isSend = action.kind == .sendActivation || action.kind == .sendGradient
+        let seconds = isSend ? costs.messages.processorSeconds(sentBytes(action, unit)) : costs.seconds(action)
+        return (start, start + seconds)
+    }
+
+    mutating func complete(_ action: Action, _ unit: Int, _ rank: Int, start: Double, end: Double) {
         if keepsTimeline { timeline[rank].append(TimedAction(action: action, start: start, end: end)) }
         now[rank] = end
-        usage[rank].busy += end - start
-        publish(action, index, end, walk)
+        if !action.kind.isMessage { usage[rank].busy += end - start }
+        publish(action, unit, rank)
         account(action, rank)
     }
 
-    private func arrival(_ ready: Double, bytesFrom stage: Int) -> Double {
-        ready + costs.latency + Double(costs.stages[stage].outputBytes) / costs.bandwidth
+    private func arrival(_ transfer: Transfer, _ bytes: Int) -> Double {
+        costs.messages.arrival(sent: transfer.sent, posted: transfer.posted, bytes)
     }
 
-    private mutating func publish(_ action: Action, _ index: Int, _ end: Double, _ walk: ScheduleWalk) {
+    /// Size of a message on an edge, by the stage whose output (or its gradient) it carries.
+    private func bytes(_ edge: Int, from stage: Int) -> Int {
+        guard edge > 0 else { return costs.stages[stage].outputBytes }
+        return costs.skipBytes?[edge - 1] ?? costs.stages[index.shape.skips[edge - 1].fromStage].outputBytes
+    }
+
+    /// Size of what a SEND or WAIT moves.
+    private func sentBytes(_ action: Action, _ unit: Int) -> Int {
+        let isActivation = action.kind == .sendActivation || action.kind == .waitActivation
+        return bytes(
+            action.edge,
+            from: isActivation ? action.stage : index.stage(index.upstream(action, unit, edge: action.edge)))
+    }
+
+    private mutating func publish(_ action: Action, _ unit: Int, _ rank: Int) {
+        let end = now[rank]
         switch action.kind {
-        case .forward where !isLowered: activationReady[index] = end
-        case .inputGradient where !isLowered, .backward where !isLowered: gradientReady[index] = end
-        case .sendActivation: activationReady[index] = max(activationReady[index], end)
-        case .sendGradient: gradientReady[index] = max(gradientReady[index], end)
-        case .receiveActivation:
-            let source = walk.upstream(action, index)
-            activationReady[source] = max(activationReady[source], end)
-        case .receiveGradient:
-            let source = walk.downstream(action, index)
-            gradientReady[source] = max(gradientReady[source], end)
+        // Before lowering, messages leave one after the other as soon as they are computed.
+        case .forward where !isLowered:
+            index.forEachTarget(action, unit) { target, edge in
+                guard placement[index.stage(target)] != rank else { return }
+                now[rank] += costs.messages.processorSeconds(bytes(edge, from: action.stage))
+                activations[index.slot(from: unit, edge: edge)].sent = now[rank]
+            }
+        case .inputGradient where !isLowered, .backward where !isLowered:
+            index.forEachSource(action, unit) { source, edge in
+                guard placement[index.stage(source)] != rank else { return }
+                now[rank] += costs.messages.processorSeconds(bytes(edge, from: index.stage(source)))
+                gradients[index.slot(from: unit, edge: edge)].sent = now[rank]
+            }
+        case .sendActivation: activations[index.slot(of: action, unit)].sent = end
+        case .sendGradient: gradients[index.slot(of: action, unit)].sent = end
+        case .receiveActivation: activations[index.slot(of: action, unit)].posted = end
+        case .receiveGradient: gradients[index.slot(of: action, unit)].posted = end
+        case .reduceReplicas:
+            reduced[rank] = max(reduced[rank], end) + costs.stages[action.stage].reduceReplicas
         default: break
         }
     }

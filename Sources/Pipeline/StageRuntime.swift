@@ -32,19 +32,37 @@ public struct TokenBatch: Sendable {
 }
 
 /// How a batch is cut: rows into micro-batches, positions into chunks. Neither needs to divide.
+///
+/// Replicas share out the micro-batches of one cut, so that units of work are the same however many there are. Rows
+/// are always those of the whole batch.
 public struct BatchCut: Sendable, Equatable {
-    public let rows, time, microBatchCount, chunkCount: Int
+    public let rows, time, chunkCount: Int
+    /// Micro-batches of all replicas together.
+    public let totalMicroBatchCount: Int
+    /// Those of this replica, which counts them from 0.
+    public let microBatches: Range<Int>
 
-    public init(rows: Int, time: Int, microBatchCount: Int, chunkCount: Int) {
+    /// - Parameter microBatchCount: of all replicas together.
+    public init(rows: Int, time: Int, microBatchCount: Int, chunkCount: Int, share: ReplicaShare = .whole) {
         self.rows = rows
         self.time = time
-        self.microBatchCount = microBatchCount
         self.chunkCount = chunkCount
+        totalMicroBatchCount = microBatchCount
+        microBatches = share.range(of: microBatchCount)
     }
 
+    /// Micro-batches of this replica.
+    public var microBatchCount: Int { microBatches.count }
+
     public func rows(ofMicroBatch m: Int) -> Range<Int> {
-        rows * m / microBatchCount..<rows * (m + 1) / microBatchCount
+        firstRow(microBatches.lowerBound + m)..<firstRow(microBatches.lowerBound + m + 1)
     }
+    /// The rows of all micro-batches of a replica.
+    public func rows(of share: ReplicaShare) -> Range<Int> {
+        let microBatches = share.range(of: totalMicroBatchCount)
+        return firstRow(microBatches.lowerBound)..<firstRow(microBatches.upperBound)
+    }
+    private func firstRow(_ microBatch: Int) -> Int { rows * microBatch / totalMicroBatchCount }
     public func positions(ofChunk c: Int) -> Range<Int> { time * c / chunkCount..<time * (c + 1) / chunkCount }
     /// Flattened rows of a unit's activation.
     public func tokens(_ unit: UnitOfWork) -> Int {
@@ -65,13 +83,17 @@ public final class StageRuntime {
         var output: Variable?
         var carryIn: [Int: Carry] = [:]
         var carryOut: [Int: Carry] = [:]
+        /// What came along skips from other stages, by edge; kept with the input.
+        var skipInputs: [Int: Variable] = [:]
+        /// What leaves along skips to other stages, by edge.
+        var skipOutputs: [Int: Variable] = [:]
 
         init(tape: Tape) { self.tape = tape }
     }
 
     private enum Slot: Hashable {
-        case activation(UnitOfWork)
-        case gradient(UnitOfWork)
+        case activation(UnitOfWork, edge: Int = 0)
+        case gradient(UnitOfWork, edge: Int = 0)
     }
 
     public let model: Model
@@ -80,6 +102,7 @@ public final class StageRuntime {
     public let stageLayers: [Range<Int>]
     private let seed: UInt64
     private let layers: [any ModelLayer]
+    private let routing: SkipRouting
 
     private var cut = BatchCut(rows: 0, time: 0, microBatchCount: 1, chunkCount: 1)
     private var batch = TokenBatch(rows: 0, time: 0, inputs: [], targets: [], restarts: [])
@@ -112,7 +135,8 @@ public final class StageRuntime {
     public var capturedLogits: Tensor?
     /// Hands state from one batch to the next.
     public var keepsCarryAcrossBatches = false
-    /// What `REDUCE_TIED` and `STEP` do; set by whoever owns gradients and optimiser.
+    /// What `REDUCE_DP`, `REDUCE_TIED` and `STEP` do; set by whoever owns gradients and optimiser.
+    public var onReduceReplicas: ((_ stage: Int) throws -> Void)?
     public var onReduceTied: (() throws -> Void)?
     public var onStep: (() throws -> Void)?
 
@@ -122,6 +146,7 @@ public final class StageRuntime {
         self.stageLayers = stageLayers
         self.seed = seed
         layers = model.layers
+        routing = SkipRouting(model.skips, stageLayers: stageLayers)
     }
 
     // MARK: Step
@@ -195,6 +220,15 @@ public final class StageRuntime {
         return other
     }
 
+    /// The same work in the stage where a skip ends, or starts.
+    private func end(of edge: Int, _ unit: UnitOfWork) -> UnitOfWork {
+        neighbour(unit, routing.edges[edge - 1].toStage - unit.stage)
+    }
+
+    private func start(of edge: Int, _ unit: UnitOfWork) -> UnitOfWork {
+        neighbour(unit, routing.edges[edge - 1].fromStage - unit.stage)
+    }
+
     private func run(_ unit: UnitOfWork, _ state: LiveUnit) {
         let rows = cut.rows(ofMicroBatch: unit.microBatch)
         let positions = cut.positions(ofChunk: unit.chunk)
@@ -202,7 +236,13 @@ public final class StageRuntime {
             tape: state.tape, batch: rows.count, time: positions.count, positionOffset: positions.lowerBound,
             seed: seed, step: stepNumber, samples: rows.map(UInt32.init), isTraining: isTraining)
         var x = state.input
+        // Skips that begin and end in this stage, by their place in the model.
+        var localSkips: [Int: Variable] = [:]
         for index in stageLayers[unit.stage] {
+            for (number, skip) in model.skips.enumerated() where skip.to == index {
+                let input = routing.edgeOfSkip[number].map { state.skipInputs[$0]! } ?? localSkips[number]!
+                x = state.tape.add(x!, input)
+            }
             switch layers[index] {
             case let embedding as EmbeddingLayer:
                 x = tokens(batch.inputs, rows, positions).withUnsafeBufferPointer {
@@ -225,6 +265,17 @@ public final class StageRuntime {
                     }
                 x = nil
             default: fatalError("StageRuntime: layer \(layers[index].name) has no way to run")
+            }
+            let leaving = model.skips.indices.filter { model.skips[$0].from == index }
+            guard !leaving.isEmpty else { continue }
+            let copies = state.tape.copies(x!, count: 1 + leaving.count)
+            x = copies[0]
+            for (number, copy) in zip(leaving, copies.dropFirst()) {
+                if let edge = routing.edgeOfSkip[number] {
+                    state.skipOutputs[edge] = copy
+                } else {
+                    localSkips[number] = copy
+                }
             }
         }
         state.output = x
@@ -274,6 +325,12 @@ extension StageRuntime: StageExecutor {
             }
             state.input = Variable(arrived, needsGradient: isTraining)
         }
+        for (number, skip) in routing.edges.enumerated() where skip.toStage == unit.stage {
+            guard let arrived = mailbox.removeValue(forKey: .activation(unit, edge: number + 1)) else {
+                fatalError("StageRuntime.forward: nothing came along skip \(number + 1) for \(unit)")
+            }
+            state.skipInputs[number + 1] = Variable(arrived, needsGradient: isTraining)
+        }
         state.carryIn = carryIn(for: unit)
         run(unit, state)
         for (index, carry) in state.carryOut {
@@ -283,9 +340,13 @@ extension StageRuntime: StageExecutor {
             // A stage on another rank fetches it with `sendBuffer`; one on this rank finds it here.
             mailbox[.activation(neighbour(unit, 1))] = output.value
         }
+        for (edge, output) in state.skipOutputs {
+            mailbox[.activation(end(of: edge, unit), edge: edge)] = output.value
+        }
         guard isTraining else { return }
         if !recorded {
             state.output = nil
+            state.skipOutputs.removeAll()
             state.carryOut.removeAll()
         }
         live[unit] = state
@@ -305,6 +366,12 @@ extension StageRuntime: StageExecutor {
             }
             output.accumulate(gradient, context)
         }
+        for (edge, output) in state.skipOutputs {
+            guard let gradient = mailbox.removeValue(forKey: .gradient(unit, edge: edge)) else {
+                fatalError("StageRuntime.inputGradient: no gradient came back along skip \(edge) for \(unit)")
+            }
+            output.accumulate(gradient, context)
+        }
         if let gradients = carryGradients.removeValue(forKey: unit) {
             for (index, tensors) in gradients {
                 for (carry, gradient) in zip(state.carryOut[index]!, tensors) {
@@ -313,6 +380,7 @@ extension StageRuntime: StageExecutor {
             }
         }
         state.output = nil
+        state.skipOutputs.removeAll()
         state.tape.inputGradients()
         state.carryOut.removeAll()
         if unit.chunk > 0 {
@@ -327,6 +395,11 @@ extension StageRuntime: StageExecutor {
             mailbox[.gradient(neighbour(unit, -1))] = gradient
             state.input = nil
         }
+        for (edge, input) in state.skipInputs {
+            mailbox[.gradient(start(of: edge, unit), edge: edge)] =
+                input.takeGradient() ?? context.zeros(input.shape)
+        }
+        state.skipInputs.removeAll()
     }
 
     public func weightGradient(_ unit: UnitOfWork) throws {
@@ -337,7 +410,10 @@ extension StageRuntime: StageExecutor {
     public func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer {
         // Either way the message has the width of what the lower of the two stages puts out.
         let lower = min(message.fromStage, message.toStage)
-        let width = model.outputWidth(ofLayer: stageLayers[lower].upperBound - 1)
+        let layer =
+            message.edge == 0
+            ? stageLayers[lower].upperBound - 1 : model.skips[routing.skipOfEdge[message.edge - 1]].from
+        let width = model.outputWidth(ofLayer: layer)
         let tensor = context.tensor(Shape(cut.tokens(message.consumer), width), .messages)
         mailbox[slot(message)] = tensor
         return bytes(tensor)
@@ -354,12 +430,15 @@ extension StageRuntime: StageExecutor {
 
     public func sent(_ message: StageMessage) throws { mailbox.removeValue(forKey: slot(message)) }
 
+    public func reduceReplicas(stage: Int) throws { try onReduceReplicas?(stage) }
+
     public func reduceTied() throws { try onReduceTied?() }
 
     public func step() throws { try onStep?() }
 
     private func slot(_ message: StageMessage) -> Slot {
-        message.kind == .activation ? .activation(message.consumer) : .gradient(message.consumer)
+        message.kind == .activation
+            ? .activation(message.consumer, edge: message.edge) : .gradient(message.consumer, edge: message.edge)
     }
 
     private func bytes(_ tensor: Tensor) -> UnsafeMutableRawBufferPointer {

@@ -1,83 +1,231 @@
 import Autograd
 import Communication
+import Kernels
 import Models
 import Tensors
 
-/// Runs one sequence through the stages token by token: each rank keeps the state of its own layers,
-/// and one activation goes down the line. Works the same on one rank.
+/// Continues several independent sequences token by token under the pipeline: one token of each sequence is a
+/// micro-batch of a forward-only schedule, so that with as many sequences as ranks every rank is busy.
 ///
-/// Recurrent layers keep a constant amount of state; attention keeps its keys and values.
+/// Each rank keeps the state of its own layers: a constant amount for recurrent layers, keys and values for attention.
+/// The rank of the head draws the next token and sends it to the rank of the embedding, one sequence at a time; there
+/// is no other traffic but the activations.
 public final class StreamDecoder {
-    private let model: Model
-    private let layers: Range<Int>
-    private let communicator: any Communicator
-    private let stageCount: Int
-    private let context: ComputeContext
-    private var carry: [Int: Carry] = [:]
-    /// Tokens consumed so far, as positions are counted.
-    public private(set) var position = 0
-    private let maximumPositions: Int?
-    private var history: [Int32] = []
+    /// One sequence's state on this rank.
+    private struct Stream {
+        var carry: [Int: Carry] = [:]
+        /// Tokens consumed, as positions are counted.
+        var position = 0
+        /// Everything so far; kept where the embedding is.
+        var history: [Int32]
+        /// How many tokens the next step consumes; known on every rank.
+        var inputCount: Int
+    }
 
-    /// - Parameter layers: those of this rank; stage `s` runs on rank `s`.
-    public init(model: Model, layers: Range<Int>, communicator: any Communicator, context: ComputeContext) {
+    private struct Slot: Hashable {
+        let consumer: UnitOfWork
+        let edge: Int
+    }
+
+    private let model: Model
+    private let stageLayers: [Range<Int>]
+    private let communicator: any Communicator
+    private let context: ComputeContext
+    private let interpreter: Interpreter
+    private let embeddingRank, headRank: Int
+    private let sample: (_ stream: Int, _ logits: UnsafeBufferPointer<Float>) -> Int32
+
+    private var streams: [Stream]
+    /// Per sequence; filled on the head's rank.
+    private var drawn: [[Int32]]
+    private let routing: SkipRouting
+    /// Activations on their way, by consumer and edge.
+    private var mailbox: [Slot: Tensor] = [:]
+    /// Tokens on their way from the head to the embedding, per stream.
+    private var tokenRequests: [Request?]
+    private let tokens: UnsafeMutablePointer<Int32>
+    private var stepCount = 0
+    /// Whether the latest tokens have already reached the embedding's rank.
+    private var isCaughtUp = false
+
+    /// - Parameters:
+    ///   - prompts: one per sequence, none empty.
+    ///   - placement: where the stages lie.
+    ///   - sample: draws the next token of a sequence from `[V]` logits; called on the head's rank.
+    /// - Throws: `ScheduleError` when there are more sequences than the transport has tags for.
+    public init(
+        model: Model, stageLayers: [Range<Int>], placement: Placement, prompts: [[Int32]],
+        communicator: any Communicator, context: ComputeContext,
+        sample: @escaping (_ stream: Int, _ logits: UnsafeBufferPointer<Float>) -> Int32
+    ) throws {
+        require(prompts.allSatisfy { !$0.isEmpty }, "StreamDecoder: got an empty prompt; expected at least one token")
         self.model = model
-        self.layers = layers
+        self.stageLayers = stageLayers
         self.communicator = communicator
         self.context = context
-        stageCount = communicator.size
-        maximumPositions = model.embedding.maximumPositions
+        self.sample = sample
+        embeddingRank = placement.ranks[0]
+        headRank = placement.ranks[placement.stageCount - 1]
+        routing = SkipRouting(model.skips, stageLayers: stageLayers)
+        var schedule = ScheduleCatalog.evaluation(
+            placement: placement, microBatchCount: prompts.count, chunkCount: 1)
+        schedule.shape.skips = routing.edges
+        interpreter = try Interpreter(try Lowering.lower(schedule), communicator: communicator)
+        // Tokens use the highest tags; the schedule's messages must leave them free.
+        _ = try MessageTags(schedule.shape, largestTag: communicator.largestTag - prompts.count)
+        streams = prompts.map { Stream(history: $0, inputCount: $0.count) }
+        drawn = Array(repeating: [], count: prompts.count)
+        tokenRequests = Array(repeating: nil, count: prompts.count)
+        tokens = .allocate(capacity: prompts.count)
+        tokens.initialize(repeating: 0, count: prompts.count)
     }
 
-    /// Feeds `tokens` and returns the logits `[V]` after the last of them, on the last rank only.
+    deinit { tokens.deallocate() }
+
+    /// Feeds every sequence its prompt, the first time, or its latest token, and draws the next ones. Collective.
     ///
-    /// Collective: every rank passes the same tokens. When learned positions run out, the sequence is
-    /// fed again from its last half, as there is no position to give to the next token.
-    public func advance(_ tokens: [Int32]) throws -> Tensor? {
-        history += tokens
-        var tokens = tokens
-        if let maximumPositions, position + tokens.count > maximumPositions {
-            history = Array(history.suffix(max(1, maximumPositions / 2)))
-            tokens = history
-            carry.removeAll()
-            position = 0
+    /// When learned positions run out, a sequence is fed again from its last half, as there is no position to give to
+    /// the next token.
+    public func advance() throws {
+        for index in streams.indices where stepCount > 0 {
+            streams[index].position += streams[index].inputCount
+            streams[index].inputCount = 1
         }
-        defer { position += tokens.count }
-        return try run(tokens)
-    }
-
-    private func run(_ tokens: [Int32]) throws -> Tensor? {
-        let rank = communicator.rank
-        let pass = Pass(
-            tape: Tape(context, isRecording: false), batch: 1, time: tokens.count, positionOffset: position,
-            samples: [0], isTraining: false)
-        var x: Variable?
-        if rank > 0 {
-            let arriving = context.tensor(
-                Shape(tokens.count, model.outputWidth(ofLayer: layers.lowerBound - 1)), .messages)
-            let bytes = UnsafeMutableRawBufferPointer(start: arriving.pointer, count: arriving.count * 4)
-            try communicator.receive(into: bytes, from: rank - 1, tag: 0).wait()
-            x = Variable(arriving)
-        }
-        var logits: Tensor?
-        for index in layers {
-            if index == 0 {
-                x = tokens.withUnsafeBufferPointer { model.embedding.forward($0.baseAddress!, pass) }
-            } else if index < model.layerCount - 1 {
-                let (y, carryOut) = model.blocks[index - 1].forward(x!, carry: carry[index] ?? [], pass)
-                carry[index] = carryOut
-                x = y
-            } else {
-                let width = x!.value.width
-                let last = context.tensor(Shape(1, width))
-                last.pointer.update(from: x!.value.pointer + (tokens.count - 1) * width, count: width)
-                logits = model.head.logits(Variable(last), pass)
+        if let limit = model.embedding.maximumPositions {
+            for index in streams.indices where streams[index].position + streams[index].inputCount > limit {
+                streams[index].inputCount = max(1, limit / 2)
+                streams[index].position = 0
+                streams[index].carry.removeAll()
             }
         }
-        if rank < stageCount - 1 {
-            let bytes = UnsafeRawBufferPointer(start: x!.value.pointer, count: x!.value.count * 4)
-            try communicator.send(bytes, to: rank + 1, tag: 0).wait()
-        }
-        return logits
+        _ = try interpreter.run(self)
+        stepCount += 1
+        isCaughtUp = false
     }
+
+    /// The tokens that the latest step drew, one per sequence, on every rank. Collective.
+    public func latestTokens() throws -> [Int32] {
+        var latest = drawn.map { $0.last ?? 0 }
+        try latest.withUnsafeMutableBytes { try communicator.broadcast($0, root: headRank) }
+        return latest
+    }
+
+    /// All tokens drawn so far, one list per sequence, on every rank. Collective; to be called at the end, since it
+    /// completes what is under way.
+    public func drawnTokens() throws -> [[Int32]] {
+        try catchUp()
+        var flat = drawn.flatMap { $0 }
+        if flat.isEmpty { flat = Array(repeating: 0, count: streams.count * stepCount) }
+        try flat.withUnsafeMutableBytes { try communicator.broadcast($0, root: headRank) }
+        return streams.indices.map { Array(flat[$0 * stepCount..<($0 + 1) * stepCount]) }
+    }
+}
+
+extension StreamDecoder: StageExecutor {
+    public func forward(_ unit: UnitOfWork, recorded: Bool) throws {
+        let index = unit.microBatch
+        let pass = Pass(
+            tape: Tape(context, isRecording: false), batch: 1, time: streams[index].inputCount,
+            positionOffset: streams[index].position, samples: [UInt32(index)], isTraining: false)
+        func arrived(_ edge: Int) -> Variable? {
+            mailbox.removeValue(forKey: Slot(consumer: unit, edge: edge)).map { Variable($0) }
+        }
+        func leave(_ x: Variable, edge: Int, toStage: Int) {
+            var next = unit
+            next.stage = toStage
+            mailbox[Slot(consumer: next, edge: edge)] = x.value
+        }
+        var x = arrived(0)
+        var localSkips: [Int: Variable] = [:]
+        for layer in stageLayers[unit.stage] {
+            for (number, skip) in model.skips.enumerated() where skip.to == layer {
+                x = pass.tape.add(x!, routing.edgeOfSkip[number].map { arrived($0)! } ?? localSkips[number]!)
+            }
+            if layer == 0 {
+                if stepCount > 0, !isCaughtUp { try takeToken(index) }
+                x = Array(streams[index].history.suffix(pass.time)).withUnsafeBufferPointer {
+                    model.embedding.forward($0.baseAddress!, pass)
+                }
+            } else if layer < model.layerCount - 1 {
+                let (y, carryOut) = model.blocks[layer - 1].forward(
+                    x!, carry: streams[index].carry[layer] ?? [], pass)
+                streams[index].carry[layer] = carryOut
+                x = y
+            } else {
+                try draw(index, from: x!, pass)
+                x = nil
+            }
+            for (number, skip) in model.skips.enumerated() where skip.from == layer {
+                if let edge = routing.edgeOfSkip[number] {
+                    leave(x!, edge: edge, toStage: routing.edges[edge - 1].toStage)
+                } else {
+                    localSkips[number] = x
+                }
+            }
+        }
+        if let x { leave(x, edge: 0, toStage: unit.stage + 1) }
+    }
+
+    /// Adds the token that the head drew in the step before.
+    private func takeToken(_ index: Int) throws {
+        if headRank != embeddingRank {
+            let bytes = UnsafeMutableRawBufferPointer(start: tokens + index, count: 4)
+            try communicator.receive(into: bytes, from: headRank, tag: communicator.largestTag - index).wait()
+        }
+        streams[index].history.append(tokens[index])
+    }
+
+    private func catchUp() throws {
+        guard stepCount > 0, !isCaughtUp else { return }
+        if communicator.rank == embeddingRank { for index in streams.indices { try takeToken(index) } }
+        for index in streams.indices {
+            try tokenRequests[index]?.wait()
+            tokenRequests[index] = nil
+        }
+        isCaughtUp = true
+    }
+
+    private func draw(_ index: Int, from x: Variable, _ pass: Pass) throws {
+        let width = x.value.width
+        let last = context.tensor(Shape(1, width))
+        last.pointer.update(from: x.value.pointer + (pass.time - 1) * width, count: width)
+        let logits = model.head.logits(Variable(last), pass)
+        // The buffer is free again once the embedding's rank has the token before.
+        try tokenRequests[index]?.wait()
+        tokenRequests[index] = nil
+        tokens[index] = sample(index, UnsafeBufferPointer(start: logits.pointer, count: logits.count))
+        drawn[index].append(tokens[index])
+        guard headRank != embeddingRank else { return }
+        let bytes = UnsafeRawBufferPointer(start: tokens + index, count: 4)
+        tokenRequests[index] = try communicator.send(bytes, to: embeddingRank, tag: communicator.largestTag - index)
+    }
+
+    public func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer {
+        let layer =
+            message.edge == 0
+            ? stageLayers[message.fromStage].upperBound - 1 : model.skips[routing.skipOfEdge[message.edge - 1]].from
+        let tensor = context.tensor(
+            Shape(streams[message.microBatch].inputCount, model.outputWidth(ofLayer: layer)), .messages)
+        mailbox[Slot(consumer: message.consumer, edge: message.edge)] = tensor
+        return UnsafeMutableRawBufferPointer(start: tensor.pointer, count: tensor.count * 4)
+    }
+
+    public func received(_ message: StageMessage) throws {}
+
+    public func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer {
+        let tensor = mailbox[Slot(consumer: message.consumer, edge: message.edge)]!
+        return UnsafeRawBufferPointer(start: tensor.pointer, count: tensor.count * 4)
+    }
+
+    public func sent(_ message: StageMessage) throws {
+        mailbox.removeValue(forKey: Slot(consumer: message.consumer, edge: message.edge))
+    }
+
+    public func recompute(_ unit: UnitOfWork) throws { onlyForward() }
+    public func inputGradient(_ unit: UnitOfWork) throws { onlyForward() }
+    public func weightGradient(_ unit: UnitOfWork) throws { onlyForward() }
+    public func reduceTied() throws { onlyForward() }
+    public func step() throws { onlyForward() }
+
+    private func onlyForward() -> Never { fatalError("StreamDecoder: got a training action; expected forwards only") }
 }

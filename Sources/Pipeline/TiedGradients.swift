@@ -1,5 +1,6 @@
 import Autograd
 import Communication
+import Kernels
 import Tensors
 
 /// Gradients of the parameters that one rank holds, summed over use-sites in use-site order, whichever
@@ -24,28 +25,32 @@ public struct TiedGradients {
     /// The one rank that speaks for parameter `index` in norms and checkpoints.
     public func owner(_ index: Int) -> Int { useRanks[index][0] }
 
-    /// Collective over the ranks that share a parameter.
+    /// Collective over the ranks of one pipeline that share a parameter.
     ///
-    /// - Returns: by canonical index, the gradient of each held parameter.
-    public func reduce(_ communicator: any Communicator, _ context: ComputeContext) throws -> [Int: Tensor] {
+    /// - Parameter share: the piece of every gradient that this replica has summed.
+    /// - Returns: by canonical index, that piece of the gradient of each held parameter.
+    public func reduce(
+        _ communicator: any Communicator, share: ReplicaShare = .whole, _ context: ComputeContext
+    ) throws -> [Int: TensorPiece] {
         let me = communicator.rank
-        var slots: [Int: [Tensor]] = [:]
+        var slots: [Int: [TensorPiece]] = [:]
         var requests: [Request] = []
         // Tags count down from the top, away from those of the schedule's own messages.
         var tag = communicator.largestTag
         for (index, ranks) in useRanks.enumerated() {
             defer { if ranks.count > 1 { tag -= ranks.count } }
             guard ranks.contains(me) else { continue }
+            let range = share.range(of: parameters[index].shape.count)
             slots[index] = try ranks.enumerated().map { useIndex, owner in
                 guard owner != me else {
-                    let gradient = parameters[index].uses[useIndex].gradient(context)
+                    let gradient = TensorPiece(of: parameters[index].uses[useIndex].gradient(context), range)
                     for peer in Set(ranks).sorted() where peer != me {
                         let bytes = UnsafeRawBufferPointer(start: gradient.pointer, count: gradient.count * 4)
                         requests.append(try communicator.send(bytes, to: peer, tag: tag - useIndex))
                     }
                     return gradient
                 }
-                let arriving = context.tensor(parameters[index].shape, .messages)
+                let arriving = TensorPiece(holding: range, context.tensor(Shape(range.count), .messages))
                 let bytes = UnsafeMutableRawBufferPointer(start: arriving.pointer, count: arriving.count * 4)
                 requests.append(try communicator.receive(into: bytes, from: owner, tag: tag - useIndex))
                 return arriving
@@ -54,9 +59,10 @@ public struct TiedGradients {
         try Request.waitAll(requests)
         return slots.mapValues { slots in
             guard slots.count > 1 else { return slots[0] }
-            let total = slots[0].copied(pool: context.pool, category: .gradients)
+            let total = TensorPiece(holding: slots[0].range, context.tensor(Shape(slots[0].count), .gradients))
+            total.tensor.copy(from: slots[0].pointer, count: total.count)
             for slot in slots.dropFirst() {
-                for i in 0..<total.count { total.pointer[i] += slot.pointer[i] }
+                Elementwise.add(slot.pointer, to: total.pointer, count: total.count, threads: context.threads)
             }
             return total
         }

@@ -63,8 +63,10 @@ public enum Trace {
         let arguments =
             action.kind.isGlobal
             ? "{}"
-            : #"{"stage":\#(action.stage),"micro_batch":\#(action.microBatch),"chunk":\#(action.chunk),"#
-                + #""recursion":\#(action.recursion)}"#
+            : action.kind == .reduceReplicas
+                ? #"{"stage":\#(action.stage)}"#
+                : #"{"stage":\#(action.stage),"micro_batch":\#(action.microBatch),"chunk":\#(action.chunk),"#
+                    + #""recursion":\#(action.recursion)}"#
         let start = microseconds(timed.start)
         let duration = microseconds(timed.end - timed.start)
         return #"{"name":"\#(action)","cat":"\#(category)","ph":"X","pid":0,"tid":\#(rank),"#

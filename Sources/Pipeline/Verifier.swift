@@ -15,9 +15,10 @@ public struct ScheduleViolation: Hashable, Sendable, CustomStringConvertible {
 /// Proves that a schedule, with or without communication, trains what it claims to train.
 ///
 /// Checked: every action lies on the rank of its stage; each unit has one F, and in training one B or one I and one W;
-/// R exactly where F was not recorded; weight gradients of a stage in micro-batch order, within it in reverse chunk
-/// order; never more live units than declared; in a lowered schedule one SEND, RECV and WAIT for each edge between
-/// ranks, none inside a rank, and the same closing reductions and STEP everywhere; finally, by running all lists
+/// R exactly where F was not recorded; input gradients of a stage, and weight gradients, in micro-batch order, within it in
+/// reverse chunk order; never more live units than declared; in a lowered schedule one SEND, RECV and WAIT for each edge between
+/// ranks and none inside a rank, REDUCE_DP of each stage after its last weight gradient if there are replicas, and
+/// REDUCE_TIED and STEP at the end of every list; finally, by running all lists
 /// against each other under rendezvous semantics, that every dependency is met in order and no rank waits for ever.
 public enum Verifier {
     /// Violations listed at most; the first ones are the useful ones.
@@ -31,11 +32,21 @@ public enum Verifier {
 
     /// Empty when the schedule is legal.
     public static func violations(in schedule: Schedule) -> [ScheduleViolation] {
-        var census = ScheduleCensus(schedule)
+        violations(in: schedule, ScheduleIndex(schedule.shape)) { _, _, _, _ in }
+    }
+
+    /// Visits, as `ScheduleWalk.run` does, the actions of a schedule with no other faults, as far as they can run.
+    static func violations(
+        in schedule: Schedule, _ index: ScheduleIndex, visit: (Int, Int, Action, Int) -> Void
+    ) -> [ScheduleViolation] {
+        var census = ScheduleCensus(schedule, index)
         census.countAll()
         // Order can only be judged among actions that exist, once, in the right place.
         if census.violations.isEmpty { census.checkCompleteness() }
-        if census.violations.isEmpty { census.checkOrder() }
+        if census.violations.isEmpty {
+            census.checkOrder()
+            census.checkDependencies(visit)
+        }
         return Array(census.violations.prefix(violationLimit))
     }
 }
@@ -43,22 +54,52 @@ public enum Verifier {
 private struct ScheduleCensus {
     let schedule: Schedule
     let shape: ScheduleShape
+    private let index: ScheduleIndex
     var violations: [ScheduleViolation] = []
-    /// Per unit, one bit per kind of action seen; B counts as I and W.
-    var seen: [UInt16]
-    /// Per unit, set by an unrecorded forward.
-    var unrecorded: [Bool]
+    /// Per unit, and per message slot beyond the line, one bit per kind of action seen; B counts as I and W. Line
+    /// messages count at the unit that names them.
+    private var seen: [UInt16]
+    /// The bits that each slot needs: per stage and pass for units with their line messages, per skip for the rest.
+    private let unitBits: [UInt16]
+    private let skipBits: [UInt16]
+    /// Per stage, whether REDUCE_DP was seen.
+    private var isReduced: [Bool]
 
-    init(_ schedule: Schedule) {
+    init(_ schedule: Schedule, _ index: ScheduleIndex) {
         self.schedule = schedule
+        self.index = index
         shape = schedule.shape
-        seen = Array(repeating: 0, count: schedule.shape.unitCount)
-        unrecorded = Array(repeating: false, count: schedule.shape.unitCount)
+        seen = Array(repeating: 0, count: index.slotCount)
+        isReduced = Array(repeating: false, count: shape.stageCount)
+        let shape = schedule.shape
+        let placement = schedule.placement.ranks
+        func bits(_ training: [Action.Kind], _ evaluation: [Action.Kind]) -> UInt16 {
+            (shape.purpose == .training ? training : evaluation).reduce(0) { $0 | Self.bit($1) }
+        }
+        func isRemote(_ a: UnitOfWork, _ b: UnitOfWork?) -> Bool {
+            schedule.isLowered && b != nil && placement[a.stage] != placement[b!.stage]
+        }
+        let receiver = bits([.receiveActivation, .sendGradient, .waitGradient], [.receiveActivation])
+        let sender = bits([.sendActivation, .waitActivation, .receiveGradient], [.sendActivation, .waitActivation])
+        unitBits = (0..<shape.stageCount).flatMap { stage in
+            (0..<shape.recursionCount).map { recursion in
+                let unit = UnitOfWork(stage: stage, microBatch: 0, recursion: recursion)
+                return bits([.forward, .inputGradient, .weightGradient], [.forward])
+                    | (isRemote(unit, shape.upstream(of: unit)) ? receiver : 0)
+                    | (isRemote(unit, shape.downstream(of: unit)) ? sender : 0)
+            }
+        }
+        skipBits = shape.skips.map { skip in
+            schedule.isLowered && placement[skip.fromStage] != placement[skip.toStage] ? receiver | sender : 0
+        }
     }
 
-    static func bit(_ kind: Action.Kind) -> UInt16 {
+    private static func bit(_ kind: Action.Kind) -> UInt16 {
         kind == .backward ? bit(.inputGradient) | bit(.weightGradient) : 1 << UInt16(kind.rawValue)
     }
+
+    /// Set by an unrecorded forward; no kind has this bit.
+    private static let unrecorded: UInt16 = 1 << 15
 
     mutating func report(_ rank: Int, _ position: Int?, _ action: Action, _ reason: String) {
         guard violations.count < Verifier.violationLimit else { return }
@@ -88,11 +129,13 @@ private struct ScheduleCensus {
         }
     }
 
-    /// The closing actions. Reductions are joint work of all ranks, so rank 0 decides about `REDUCE_DP`.
+    /// The closing actions.
     private var expectedGlobals: [Action.Kind] {
-        guard schedule.isLowered, shape.purpose == .training else { return [] }
-        let reducesReplicas = schedule.ranks[0].contains { $0.kind == .reduceReplicas }
-        return reducesReplicas ? [.reduceTied, .reduceReplicas, .step] : [.reduceTied, .step]
+        schedule.isLowered && shape.purpose == .training ? [.reduceTied, .step] : []
+    }
+
+    private var reducesReplicas: Bool {
+        schedule.reducesReplicas && schedule.isLowered && shape.purpose == .training
     }
 
     private static func list(_ kinds: [Action.Kind]) -> String {
@@ -100,15 +143,26 @@ private struct ScheduleCensus {
     }
 
     private mutating func count(_ rank: Int, _ position: Int, _ action: Action) {
-        let unit = action.unit
-        guard shape.contains(unit) else {
+        guard action.stage < shape.stageCount, action.microBatch < shape.microBatchCount,
+            action.chunk < shape.chunkCount, action.recursion < shape.recursionCount
+        else {
             return report(
                 rank, position, action,
                 "outside \(shape.stageCount) stages, \(shape.microBatchCount) micro-batches, \(shape.chunkCount) "
                     + "chunks, \(shape.recursionCount) recursions")
         }
-        guard self.rank(of: unit) == rank else {
-            return report(rank, position, action, "stage \(unit.stage) lies on rank \(self.rank(of: unit))")
+        let home = schedule.placement.ranks[action.stage]
+        guard home == rank else {
+            return report(rank, position, action, "stage \(action.stage) lies on rank \(home)")
+        }
+        if action.kind == .reduceReplicas {
+            if !reducesReplicas {
+                report(rank, position, action, "the schedule is not marked as reducing over replicas")
+            } else if isReduced[action.stage] {
+                report(rank, position, action, "done before, on the same stage")
+            }
+            isReduced[action.stage] = true
+            return
         }
         if shape.purpose == .evaluation, action.kind.isCompute, action.kind != .forward || action.isRecorded {
             return report(rank, position, action, "an evaluation runs only unrecorded forwards")
@@ -116,107 +170,144 @@ private struct ScheduleCensus {
         if action.kind.isMessage, let reason = strayMessage(action) {
             return report(rank, position, action, reason)
         }
-        let index = shape.index(of: unit)
+        let slot = index.slot(from: index.unit(action), edge: action.edge)
         let bits = Self.bit(action.kind)
-        if seen[index] & bits != 0 { report(rank, position, action, "done before, on the same unit") }
-        seen[index] |= bits
-        if action.kind == .forward { unrecorded[index] = !action.isRecorded }
+        if seen[slot] & bits != 0 { report(rank, position, action, "done before, on the same unit") }
+        seen[slot] |= bits | (action.isRecorded ? 0 : Self.unrecorded)
     }
 
     /// Why a message action has no business here; nil when it does.
     private func strayMessage(_ action: Action) -> String? {
         guard schedule.isLowered else { return "the schedule is not marked as lowered" }
-        return expectedMessages(action.unit).contains(action.kind)
-            ? nil : "no edge between ranks here: the neighbouring stage is absent or on the same rank"
-    }
-
-    /// Kinds of message action that a unit needs.
-    private func expectedMessages(_ unit: UnitOfWork) -> [Action.Kind] {
-        guard schedule.isLowered else { return [] }
-        let rank = rank(of: unit)
-        let training = shape.purpose == .training
-        var kinds: [Action.Kind] = []
-        if let other = shape.upstream(of: unit), self.rank(of: other) != rank {
-            kinds.append(.receiveActivation)
-            if training { kinds += [.sendGradient, .waitGradient] }
+        let expected: UInt16
+        if action.edge == 0 {
+            expected = unitBits[action.stage * shape.recursionCount + action.recursion]
+        } else if StageMessage(action, shape) != nil {
+            expected = skipBits[action.edge - 1]
+        } else {
+            expected = 0
         }
-        if let other = shape.downstream(of: unit), self.rank(of: other) != rank {
-            kinds += [.sendActivation, .waitActivation]
-            if training { kinds.append(.receiveGradient) }
-        }
-        return kinds
+        return expected & Self.bit(action.kind) != 0
+            ? nil : "no edge between ranks here: the stage at its other end is absent or on the same rank"
     }
 
     /// Nothing is missing, and R exactly where needed.
     mutating func checkCompleteness() {
-        for index in seen.indices {
-            let unit = shape.unit(at: index)
-            let rank = rank(of: unit)
-            var expected: [Action.Kind] = [.forward]
-            if shape.purpose == .training { expected += [.inputGradient, .weightGradient] }
-            for kind in expected + expectedMessages(unit) where seen[index] & Self.bit(kind) == 0 {
-                report(rank, nil, Action(kind, unit), absence(kind, unit))
-            }
-            guard shape.purpose == .training else { continue }
-            let recomputed = seen[index] & Self.bit(.recompute) != 0
-            if recomputed, !unrecorded[index] {
-                let action = Action(.recompute, unit)
-                report(rank, position(of: action, rank), action, "the forward of this unit was recorded")
-            } else if !recomputed, unrecorded[index] {
-                report(
-                    rank, nil, Action(.recompute, unit),
-                    "the forward of this unit was not recorded, so its backward needs a recompute")
+        let passLength = shape.microBatchCount * shape.chunkCount
+        let recompute = Self.bit(.recompute)
+        for number in 0..<index.unitCount {
+            let expected = unitBits[number / passLength]
+            let bits = seen[number]
+            if bits & expected != expected { reportMissing(expected & ~bits, shape.unit(at: number), edge: 0) }
+            if shape.purpose == .training, (bits & recompute == 0) != (bits & Self.unrecorded == 0) {
+                let action = Action(.recompute, shape.unit(at: number))
+                if bits & recompute != 0 {
+                    let rank = rank(of: action.unit)
+                    let position = schedule.ranks[rank].firstIndex(of: action)
+                    report(rank, position, action, "the forward of this unit was recorded")
+                } else {
+                    report(
+                        rank(of: action.unit), nil, action,
+                        "the forward of this unit was not recorded, so its backward needs a recompute")
+                }
             }
             if violations.count >= Verifier.violationLimit { return }
         }
+        for slot in index.unitCount..<index.slotCount {
+            let (skip, offset) = (slot - index.unitCount).quotientAndRemainder(dividingBy: index.stride)
+            let missing = skipBits[skip] & ~seen[slot]
+            if missing == 0 { continue }
+            for stage in [shape.skips[skip].fromStage, shape.skips[skip].toStage] {
+                reportMissing(missing, shape.unit(at: stage * index.stride + offset), edge: skip + 1)
+            }
+        }
+        for stage in 0..<shape.stageCount where reducesReplicas && !isReduced[stage] {
+            let action = Action.reduceReplicas(stage: stage)
+            report(rank(of: action.unit), nil, action, absence(action))
+        }
     }
 
-    private func absence(_ kind: Action.Kind, _ unit: UnitOfWork) -> String {
-        switch kind {
+    /// Reports the kinds in `bits` that a unit lacks, on a skip those that belong to its end.
+    private mutating func reportMissing(_ bits: UInt16, _ unit: UnitOfWork, edge: Int) {
+        for kind in Action.Kind.allCases where kind != .backward && bits & Self.bit(kind) != 0 {
+            let action = Action(kind, unit, edge: edge)
+            if edge == 0 || StageMessage(action, shape) != nil { report(rank(of: unit), nil, action, absence(action)) }
+        }
+    }
+
+    private func absence(_ action: Action) -> String {
+        let unit = action.unit
+        return switch action.kind {
         case .forward: "the unit has no forward"
         case .inputGradient: "the unit has no input gradient (neither I nor B)"
         case .weightGradient: "the unit has no weight gradient (neither W nor B)"
-        case .sendActivation: "'F \(shape.downstream(of: unit)!)' on another rank needs it"
-        case .sendGradient: "the backward of \(shape.upstream(of: unit)!) on another rank needs it"
+        case .sendActivation: "'F \(shape.downstream(of: unit, edge: action.edge)!)' on another rank needs it"
+        case .sendGradient: "the backward of \(shape.upstream(of: unit, edge: action.edge)!) on another rank needs it"
         case .receiveActivation: "'F \(unit)' needs it"
         case .receiveGradient: "the backward of this unit needs it"
+        case .reduceReplicas: "the gradients of stage \(unit.stage) are never summed over replicas"
         default: "the send of this unit is never waited for"
         }
     }
 
-    private func position(of action: Action, _ rank: Int) -> Int? { schedule.ranks[rank].firstIndex(of: action) }
-
-    /// Gradient order, memory, dependencies.
+    /// Gradient order and memory.
     mutating func checkOrder() {
         for (rank, actions) in schedule.ranks.enumerated() {
             checkGradientOrder(rank, actions)
             checkMemory(rank, actions)
         }
-        var walk = ScheduleWalk(schedule)
-        walk.run { _, _, _, _ in }
+    }
+
+    mutating func checkDependencies(_ visit: (Int, Int, Action, Int) -> Void) {
+        var walk = ScheduleWalk(schedule, index)
+        walk.run(visit)
         for (rank, position) in walk.positions.enumerated() where position < schedule.ranks[rank].count {
             let action = schedule.ranks[rank][position]
-            report(rank, position, action, stuck(walk.need(action, walk.unitIndex(action))!, walk))
+            report(rank, position, action, stuck(walk.need(action, index.unit(action))!, walk))
         }
     }
 
     private mutating func checkGradientOrder(_ rank: Int, _ actions: [Action]) {
         // Next place in the accumulation order, per stage and recursion.
         var next = [Int](repeating: 0, count: shape.stageCount * shape.recursionCount)
-        for (position, action) in actions.enumerated()
-        where action.kind == .weightGradient || action.kind == .backward {
+        var nextInput = next
+        func unit(_ place: Int, _ stage: Int, _ recursion: Int) -> UnitOfWork {
+            let (microBatch, chunk) = place.quotientAndRemainder(dividingBy: shape.chunkCount)
+            return UnitOfWork(
+                stage: stage, microBatch: microBatch, chunk: shape.chunkCount - 1 - chunk, recursion: recursion)
+        }
+        for (position, action) in actions.enumerated() {
             let slot = action.stage * shape.recursionCount + action.recursion
-            let order = action.microBatch * shape.chunkCount + shape.chunkCount - 1 - action.chunk
-            if order != next[slot] {
-                var expected = action.unit
-                expected.microBatch = next[slot] / shape.chunkCount
-                expected.chunk = shape.chunkCount - 1 - next[slot] % shape.chunkCount
-                report(
-                    rank, position, action,
-                    "weight gradients are added in micro-batch, then reverse chunk order; '\(expected)' comes first")
-                return
+            let place = (action.microBatch + 1) * shape.chunkCount - 1 - action.chunk
+            if action.kind == .inputGradient || action.kind == .backward {
+                // Layers that recompute themselves, and a head whose logits do not fit, add weight gradients here.
+                if place != nextInput[slot] {
+                    return report(
+                        rank, position, action,
+                        "input gradients run in micro-batch, then reverse chunk order; "
+                            + "'\(unit(nextInput[slot], action.stage, action.recursion))' comes first")
+                }
+                nextInput[slot] += 1
             }
-            next[slot] += 1
+            switch action.kind {
+            case .weightGradient, .backward:
+                if place != next[slot] {
+                    return report(
+                        rank, position, action,
+                        "weight gradients are added in micro-batch, then reverse chunk order; "
+                            + "'\(unit(next[slot], action.stage, action.recursion))' comes first")
+                }
+                next[slot] += 1
+            case .reduceReplicas:
+                for recursion in 0..<shape.recursionCount {
+                    let done = next[action.stage * shape.recursionCount + recursion]
+                    guard done < shape.microBatchCount * shape.chunkCount else { continue }
+                    return report(
+                        rank, position, action,
+                        "stands before the weight gradient of '\(unit(done, action.stage, recursion))'")
+                }
+            default: break
+            }
         }
     }
 
@@ -238,15 +329,17 @@ private struct ScheduleCensus {
     /// Words for what a blocked action lacks.
     private func stuck(_ need: ScheduleWalk.Need, _ walk: ScheduleWalk) -> String {
         let unit = shape.unit(at: need.unit)
+        let edge = need.edge
         let candidates: [Action] =
             switch need.fact {
             case .forward: [Action(.forward, unit), Action(.forward, unit, recorded: false)]
             case .recorded: [Action(.forward, unit), Action(.recompute, unit)]
             case .inputGradient: [Action(.inputGradient, unit), Action(.backward, unit)]
-            case .sentActivation: [Action(.sendActivation, unit)]
-            case .sentGradient: [Action(.sendGradient, unit)]
-            case .postedActivation: [Action(.receiveActivation, shape.downstream(of: unit)!)]
-            case .postedGradient: [Action(.receiveGradient, shape.upstream(of: unit)!)]
+            case .sentActivation: [Action(.sendActivation, unit, edge: edge)]
+            case .sentGradient: [Action(.sendGradient, unit, edge: edge)]
+            case .postedActivation:
+                [Action(.receiveActivation, shape.downstream(of: unit, edge: edge)!, edge: edge)]
+            case .postedGradient: [Action(.receiveGradient, shape.upstream(of: unit, edge: edge)!, edge: edge)]
             }
         let owner = rank(of: candidates[0].unit)
         guard let position = schedule.ranks[owner].firstIndex(where: candidates.contains) else {

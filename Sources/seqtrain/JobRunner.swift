@@ -35,18 +35,21 @@ enum JobRunner {
             report("\(error)")
             throw JobExit(code: 1)
         }
+        var failure: RunError?
         do {
-            try body(communicator)
+            do {
+                try body(communicator)
+            } catch let error as RunError {
+                // Every rank holds the same error and has left the same call: one speaks, all leave in order.
+                if communicator.rank == 0 { report("seqtrain: \(error)") }
+                failure = error
+            }
             try communicator.finish()
-        } catch let error as RunError {
-            // Every rank holds the same error and has left the same call: one speaks, all leave in order.
-            if communicator.rank == 0 { report("seqtrain: \(error)") }
-            try? communicator.finish()
-            throw JobExit(code: error.exitCode)
         } catch {
-            communicator.abort(exitCode: RunError.exitCode(of: error), message: "\(error)")
-            throw JobExit(code: RunError.exitCode(of: error))
+            let cause: any Error = failure ?? error
+            communicator.abort(exitCode: RunError.exitCode(of: cause), because: cause)
         }
+        if let failure { throw JobExit(code: failure.exitCode) }
     }
 
     private static func runInProcess(size: Int, _ body: @escaping @Sendable (any Communicator) throws -> Void) throws {
@@ -54,7 +57,9 @@ enum JobRunner {
             _ = try InProcessWorld.run(size: size) { try body($0) }
         } catch let failure as RankFailure {
             let error = failure.underlying
-            report(error is RunError || size == 1 ? "seqtrain: \(error)" : "seqtrain: \(failure)")
+            report(error is RunError || size == 1 ? "seqtrain: \(error)" : "\(failure.postMortem)")
+            // Threads that hang may not survive what happens at an ordinary exit, or not let it happen.
+            if !failure.strandedRanks.isEmpty { _exit(RunError.exitCode(of: error)) }
             throw JobExit(code: RunError.exitCode(of: error))
         }
     }

@@ -10,6 +10,9 @@ struct JobOptions: ParsableArguments {
     @Argument(help: ArgumentHelp("Overrides of single keys.", valueName: "key.path=value"))
     var overrides: [String] = []
 
+    @Option(help: ArgumentHelp("Lay the run out as this plan file says ('seqtrain plan --out' writes one)."))
+    var plan: String?
+
     @Option(help: ArgumentHelp("Run this many ranks as threads of one process.", valueName: "n"))
     var localRanks: Int?
 
@@ -24,9 +27,9 @@ struct JobOptions: ParsableArguments {
 
     /// Opens the job on every rank and hands it over.
     func run(_ body: @escaping @Sendable (Job) throws -> Void) throws {
-        let (config, overrides) = (config, overrides)
+        let (config, plan, overrides) = (config, plan, overrides)
         try JobRunner.run(localRanks: localRanks) { communicator in
-            try body(Job.open(config: config, overrides: overrides, communicator: communicator))
+            try body(Job.open(config: config, plan: plan, overrides: overrides, communicator: communicator))
         }
     }
 }

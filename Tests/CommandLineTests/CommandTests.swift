@@ -54,7 +54,7 @@ import Testing
         #expect(description.contains("model.layers.1.self_attn.q_proj.weight"))
         #expect(description.contains("model.embed_tokens.weight (tied)"))
         let plan = try space.run("plan", ["--ranks", "3"]).output
-        #expect(plan.contains("stage 2: layers"))
+        #expect(plan.contains("stage 2 on rank 2: layers"))
         #expect(plan.contains("rank 0  F0 F1 F2"))
         #expect(plan.contains("predicted bubble"))
     }

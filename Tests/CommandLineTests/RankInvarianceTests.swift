@@ -53,7 +53,7 @@ import Testing
         for run in runs {
             try space.run(nil, run.arguments + ["checkpoint.directory=\(space.path)/\(run.name)"], ranks: run.ranks)
             try expectEqual(try space.checkpoint("\(run.name)/step-00000020"), reference, run.name)
-            #expect(try losses(space, run.name) == losses(space, "reference"), "\(run.name)")
+            #expect(try space.losses(run.name) == space.losses("reference"), "\(run.name)")
         }
     }
 
@@ -71,7 +71,7 @@ import Testing
         #expect(resumed.errorOutput.contains("resumed from \(space.path)/parts/step-00000010 after step 10"))
         try expectEqual(
             try space.checkpoint("parts/step-00000020"), try space.checkpoint("whole/step-00000020"), "resumed")
-        #expect(try losses(space, "parts") == losses(space, "whole"))
+        #expect(try space.losses("parts") == space.losses("whole"))
     }
 
     private func expectEqual(
@@ -81,14 +81,6 @@ import Testing
         for (tensor, entry) in expected {
             #expect(
                 got[tensor]?.shape == entry.shape && got[tensor]?.values == entry.values, "\(name): \(tensor)")
-        }
-    }
-
-    /// Step, loss, norm and validation loss of every line of `metrics.jsonl`.
-    private func losses(_ space: Workspace, _ run: String) throws -> [[Double]] {
-        try String(decoding: space.bytes(run + "/metrics.jsonl"), as: UTF8.self).split(separator: "\n").map { line in
-            let object = try JSONSerialization.jsonObject(with: Data(line.utf8)) as! [String: Any]
-            return ["step", "loss", "gradient_norm", "validation_loss"].map { object[$0] as? Double ?? -1 }
         }
     }
 }

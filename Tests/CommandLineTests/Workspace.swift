@@ -56,6 +56,14 @@ final class Workspace {
         return tensors
     }
 
+    /// Step, loss, norm and validation loss of every line of a run's `metrics.jsonl`.
+    func losses(_ run: String) throws -> [[Double]] {
+        try String(decoding: bytes(run + "/metrics.jsonl"), as: UTF8.self).split(separator: "\n").map { line in
+            let object = try JSONSerialization.jsonObject(with: Data(line.utf8)) as! [String: Any]
+            return ["step", "loss", "gradient_norm", "validation_loss"].map { object[$0] as? Double ?? -1 }
+        }
+    }
+
     /// Words drawn from a fixed generator: text with some structure to learn.
     private static func text() -> String {
         let words = ["the", "ring", "of", "ranks", "hands", "each", "wave", "on", "and", "back", "again", "slowly"]

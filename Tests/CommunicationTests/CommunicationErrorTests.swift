@@ -24,7 +24,12 @@ import Testing
         (.invalidPeer(receive, rankCount: 4), "\(words) names a rank that does not exist; expected 0 ..< 4"),
         (.invalidTag(receive, largest: 99), "\(words) has an invalid tag; expected 0 ... 99"),
         (.peerClosed(receive), "\(words) can never complete: rank 1 has already ended"),
-        (.aborted(rank: 3, exitCode: 1, message: "disk full"), "rank 3 ended the job (exit code 1): disk full"),
+        (.aborted(rank: 3), "was at work when rank 3 ended the job"),
+        (
+            .interrupted(receive, waitedSeconds: 1.5, rank: 3),
+            "\(words) had been waited for 1.5 s when rank 3 ended the job"
+        ),
+        (.stillRunning(rank: 3, waitedSeconds: 2), "had ended, but rank 3 had not 2.0 s later"),
         (
             .disagreement(on: "kernel variant", rank: 1, value: "avx2", rankZeroValue: "avx512"),
             "ranks disagree on kernel variant: rank 1 has 'avx2', rank 0 has 'avx512'; all ranks must run the same program on the same input"

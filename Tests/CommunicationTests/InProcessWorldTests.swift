@@ -54,6 +54,7 @@ import Testing
         }
         #expect(clock.now - start < .seconds(2))
         #expect(failure?.description == "[rank \(thrower)/\(ranks)] broken on purpose")
+        #expect(failure?.postMortem.cause == .failed([thrower]) && failure?.strandedRanks == [])
     }
 
     @Test func abortReachesAWaitingRankWithinMilliseconds() throws {
@@ -62,7 +63,7 @@ import Testing
         let clock = ContinuousClock()
         let origin = clock.now
         @Sendable func now() -> UInt64 { UInt64((clock.now - origin) / .microseconds(1)) }
-        #expect(throws: (any Error).self) {
+        let failure = #expect(throws: RankFailure.self) {
             _ = try InProcessWorld.run(size: 2, timeout: 60) { communicator in
                 if communicator.rank == 0 {
                     var word = 0
@@ -71,19 +72,20 @@ import Testing
                         _ = try? communicator.receive(into: buffer, from: 0, tag: 0).wait(timeout: 0.1)
                     }
                     aborted.store(now(), ordering: .relaxed)
-                    communicator.abort(exitCode: 3, message: "enough")
+                    communicator.abort(exitCode: 3, because: Broken())
                 } else {
                     do {
                         try communicator.barrier()
-                    } catch CommunicationError.aborted(let rank, let exitCode, let message) {
+                    } catch CommunicationError.interrupted(let message, let seconds, let rank) {
                         woken.store(now(), ordering: .relaxed)
-                        #expect(rank == 0 && exitCode == 3 && message == "enough")
+                        #expect(rank == 0 && message.peer == 0 && seconds > 0.05)
                     }
                 }
             }
         }
         let delay = Int64(woken.load(ordering: .relaxed)) - Int64(aborted.load(ordering: .relaxed))
-        // 200 µs of sleep at most; the rest is for a busy machine.
+        #expect(failure?.rank == 0 && failure?.underlying is Broken)
+        // 400 µs of sleep at most; the rest is for a busy machine.
         #expect(delay < 50_000, "woken \(delay) µs after the abort")
     }
 

@@ -7,7 +7,7 @@ import Testing
         let schedule = try ScheduleCatalog.training(name, request)
         return ScheduleDrawing.text(
             schedule,
-            try Simulator.simulate(schedule, .uniform(stageCount: request.stageCount), keepsTimeline: true))
+            try Simulator.simulate(schedule, .uniform(stageCount: schedule.shape.stageCount), keepsTimeline: true))
     }
 
     struct Table: Sendable, CustomTestStringConvertible {
@@ -95,12 +95,12 @@ import Testing
             rank 1  .    F0.0 F0.1 F0.2 B0.2 F1.0 B0.1 F1.1 B0.0 F1.2 B1.2 F2.0 B1.1 F2.1 B1.0 F2.2 B2.2 B2.1 B2.0 .
             """),
     ]) func scheduleLooksAsDrawn(table: Table) throws {
-        let request = ScheduleRequest(stageCount: table.p, microBatchCount: table.m, chunkCount: table.k)
+        let request = ScheduleRequest(rankCount: table.p, microBatchCount: table.m, chunkCount: table.k)
         #expect(try Self.draw(table.name, request) == table.picture + "\n")
     }
 
     @Test func recomputeStandsBeforeItsBackward() throws {
-        let always = ScheduleRequest(stageCount: 2, microBatchCount: 3, rematerialization: .always)
+        let always = ScheduleRequest(rankCount: 2, microBatchCount: 3, rematerialization: .always)
         #expect(
             try Self.draw("gpipe", always) == """
                 rank 0  F0 F1 F2 R0 .  .  B0 R1 B1 R2 B2
@@ -118,7 +118,7 @@ import Testing
     }
 
     @Test func longActionsAreContinuedAndLongDrawingsCut() throws {
-        let schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(stageCount: 2, microBatchCount: 2))
+        let schedule = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 2, microBatchCount: 2))
         let costs = CostModel.uniform(stageCount: 2, forward: 1, inputGradient: 1, weightGradient: 1)
         let simulation = try Simulator.simulate(schedule, costs, keepsTimeline: true)
         #expect(

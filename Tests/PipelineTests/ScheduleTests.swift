@@ -5,12 +5,12 @@ import Testing
     @Test func textIsReadBack() throws {
         for name in ScheduleCatalog.names {
             let schedule = try ScheduleCatalog.training(
-                name, ScheduleRequest(stageCount: 3, microBatchCount: 4, chunkCount: 2, rematerialization: .exceptLast))
+                name, ScheduleRequest(rankCount: 3, microBatchCount: 4, chunkCount: 2, rematerialization: .exceptLast))
             #expect(try Schedule(text: schedule.text) == schedule)
             let lowered = try Lowering.lower(schedule)
             #expect(try Schedule(text: lowered.text) == lowered)
         }
-        let evaluation = ScheduleCatalog.evaluation(stageCount: 2, microBatchCount: 3)
+        let evaluation = ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 2), microBatchCount: 3)
         #expect(try Schedule(text: evaluation.text) == evaluation)
     }
 
@@ -30,12 +30,31 @@ import Testing
         try Verifier.verify(Lowering.lower(schedule))
     }
 
+    @Test func skipsAreReadBack() throws {
+        var schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(rankCount: 4, microBatchCount: 2))
+        schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 3), SkipEdge(fromStage: 1, toStage: 2)]
+        #expect(schedule.text.contains("\nskips 0-3 1-2\n"))
+        #expect(try Schedule(text: schedule.text) == schedule)
+        let lowered = try Lowering.lower(schedule)
+        #expect(try Schedule(text: lowered.text) == lowered)
+    }
+
     @Test(arguments: [
+        (
+            "schedule a\nmicro_batches 1\nplacement 0 1 1\nskips 0-1 2-1",
+            "schedule line 4: got skip '2-1'; expected two stages below 3, as in '0-2'"
+        ),
+        ("schedule a\nmicro_batches 1\nplacement 0 1\nskips 0-2", "schedule line 4: got skip '0-2'; expected"),
+        ("schedule a\nmicro_batches 1\nplacement 0 1\nskips", "schedule line 4: got 0 skips; expected 1 to 127"),
         ("schedule a\nplacement 0\nrank 0: F s0 m0", "schedule line 3: 'micro_batches' is missing"),
         ("schedule a\nmicro_batches 1\nplacement 0 2\nrank 0:", "schedule line 3: 'placement' needs the rank"),
         (
             "schedule a\nmicro_batches 0\nplacement 0",
             "schedule line 2: 'micro_batches' needs whole numbers of at least 1"
+        ),
+        (
+            "schedule a\nmicro_batches 1\nplacement 0\nlowered yes\nrank 0:",
+            "schedule line 4: 'lowered' may be followed by 'replicas' only"
         ),
         ("schedule a\nmicro_batch 1", "schedule line 2: unknown word 'micro_batch'"),
         ("schedule a\nmicro_batches 1\nplacement 0\nrank 0: F s0", "schedule line 4: got ' F s0'; expected an action"),
@@ -55,9 +74,9 @@ import Testing
 
     @Test func unknownNameListsTheKnownOnes() {
         #expect {
-            try ScheduleCatalog.training("2f2b", ScheduleRequest(stageCount: 1, microBatchCount: 1))
+            try ScheduleCatalog.training("2f2b", ScheduleRequest(rankCount: 1, microBatchCount: 1))
         } throws: {
-            "\($0)" == "unknown schedule '2f2b'; expected one of gpipe, 1f1b"
+            "\($0)" == "unknown schedule '2f2b'; expected one of " + ScheduleCatalog.names.joined(separator: ", ")
         }
     }
 
@@ -72,5 +91,14 @@ import Testing
             shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1))
                 == UnitOfWork(stage: 0, microBatch: 1, recursion: 1))
         #expect(shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1, recursion: 1)) == nil)
+    }
+
+    @Test func skipsJoinTheirStagesOnly() {
+        let shape = ScheduleShape(
+            stageCount: 4, microBatchCount: 1, skips: [SkipEdge(fromStage: 0, toStage: 2)])
+        let units = (0..<4).map { UnitOfWork(stage: $0, microBatch: 0) }
+        #expect(units.map { shape.downstream(of: $0, edge: 1) } == [units[2], nil, nil, nil])
+        #expect(units.map { shape.upstream(of: $0, edge: 1) } == [nil, nil, units[0], nil])
+        #expect(shape.downstream(of: units[0], edge: 2) == nil)
     }
 }

@@ -6,11 +6,16 @@ public enum Binary {
     /// `SEQTRAIN_BINARY`, or the executable that the package manager put beside the test bundle.
     public static let path: String = {
         if let path = ProcessInfo.processInfo.environment["SEQTRAIN_BINARY"] { return path }
-        let bundle =
-            (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe"))
-            ?? CommandLine.arguments[0]
-        return URL(fileURLWithPath: bundle).deletingLastPathComponent().appendingPathComponent("seqtrain").path
+        return built("seqtrain")
     }()
+
+    private static let bundle =
+        (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? CommandLine.arguments[0]
+
+    /// Another executable of this package, from the directory of the test bundle.
+    public static func built(_ name: String) -> String {
+        URL(fileURLWithPath: bundle).deletingLastPathComponent().appendingPathComponent(name).path
+    }
 
     /// mpirun on the search path; nil where there is none, for `.enabled(if:)`.
     public static let mpirun: String? = {
@@ -46,8 +51,13 @@ public enum Binary {
     }
 
     /// Starts without waiting, for tests that signal the job while it runs.
+    ///
+    /// - Parameters:
+    ///   - launcher: further options of mpirun.
+    ///   - path: another executable instead of `seqtrain`.
     public static func start(
-        _ arguments: [String], ranks: Int? = nil, environment: [String: String] = [:], directory: String? = nil
+        _ arguments: [String], ranks: Int? = nil, launcher: [String] = [], environment: [String: String] = [:],
+        directory: String? = nil, path: String = path
     ) throws -> RunningCommand {
         guard access(path, X_OK) == 0 else {
             throw BinaryError(description: "\(path) is missing; build the product 'seqtrain' or set SEQTRAIN_BINARY")
@@ -56,7 +66,7 @@ public enum Binary {
         var additions = environment
         if let ranks {
             guard let mpirun else { throw BinaryError(description: "there is no mpirun on the search path") }
-            command = [mpirun, "-n", "\(ranks)", "--oversubscribe"] + command
+            command = [mpirun, "-n", "\(ranks)", "--oversubscribe"] + launcher + command
             additions.merge(launchEnvironment) { mine, _ in mine }
         }
         return try RunningCommand(command, environment: additions, directory: directory)
@@ -156,6 +166,13 @@ public final class RunningCommand {
     /// `seqtrain` for the ranks under mpirun.
     public func descendants(named name: String? = nil) -> [pid_t] {
         tree().filter { name == nil || $0.name == name }.map(\.pid).sorted()
+    }
+
+    /// The process that is this rank of the job, while it lives.
+    public func process(ofRank rank: Int) -> pid_t? {
+        descendants(named: "seqtrain").first { pid in
+            Self.text("/proc/\(pid)/environ").split(separator: "\0").contains("OMPI_COMM_WORLD_RANK=\(rank)")
+        }
     }
 
     private func tree() -> [Process] {

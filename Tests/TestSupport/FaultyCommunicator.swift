@@ -52,7 +52,7 @@ public final class FaultyCommunicator: Communicator {
 
     public func poke() throws(CommunicationError) { try base.poke() }
 
-    public func abort(exitCode: Int32, message: String) { base.abort(exitCode: exitCode, message: message) }
+    public func abort(exitCode: Int32, because error: any Error) { base.abort(exitCode: exitCode, because: error) }
 }
 
 private final class LateOperation: PendingOperation {

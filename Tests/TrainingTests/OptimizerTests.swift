@@ -40,7 +40,7 @@ import Training
         for (i, values) in gradients.enumerated() {
             let gradient = context.tensor(shape, .gradients)
             gradient.copy(from: values, count: values.count)
-            optimizer.update(parameter, gradient: gradient, scale: scale, rate: rates[i], step: i + 1)
+            optimizer.update(parameter, gradient: TensorPiece(of: gradient), scale: scale, rate: rates[i], step: i + 1)
         }
         #expect(parameter.version == version + 3, "packed copies must learn that they are stale")
         #expect(Set(optimizer.state["w"]!.keys) == Set(optimizer.stateNames))

@@ -21,7 +21,7 @@ import Training
         let run = try read("")
         #expect(run.seed == 1)
         #expect(run.parallel.microBatches == 6, "eight, or the batch size if smaller")
-        #expect(run.parallel.schedule == "1f1b")
+        #expect(run.parallel.schedule == .named("1f1b"))
         #expect(run.parallel.chunks == 1)
         #expect(run.parallel.stages == nil && run.parallel.threads == nil && run.parallel.partition == .estimated)
         #expect(run.parallel.rematerialization == .never && run.parallel.rematerializedLayers.isEmpty)

@@ -127,3 +127,14 @@ extension RunFixture {
         return whole
     }
 }
+
+extension RunFixture {
+    /// Bytes of every rank's buffers after two steps, at their peak, and what the layout predicts.
+    func peakBytes(ranks: Int) throws -> [(measured: Int, predicted: Int)] {
+        try InProcessWorld.run(size: ranks, timeout: 60) { communicator in
+            let session = try session(communicator)
+            for step in 1...2 { _ = try session.trainStep(tokens(step: step), step: step, rate: 0.01) }
+            return (session.context.pool.peakBytes, session.plan.layout.predictedPeakBytes[communicator.rank])
+        }
+    }
+}

@@ -280,24 +280,38 @@ import Training
 
     // MARK: Generation
 
-    /// Token by token over any number of ranks = the logits of the whole sequence at once.
-    @Test(arguments: [1, 2, 4]) func decodingFollowsTheForwardPass(ranks: Int) throws {
+    /// The logits after each whole sequence of `given`, which is fed as a prompt of `promptCount` tokens, the rest
+    /// token by token.
+    private func lastLogits(_ given: [[Int32]], promptCount: Int, ranks: Int) throws -> [[Float]] {
         let fixture = RunFixture(model: RunFixture.hybrid)
-        let tokens = fixture.tokens(step: 3, rows: 1, time: 9).inputs
-        let stepwise = try InProcessWorld.run(size: ranks, timeout: 60) { communicator -> [Float] in
+        return try InProcessWorld.run(size: ranks, timeout: 60) { communicator -> [[Float]] in
             let session = try fixture.session(communicator)
-            let decoder = StreamDecoder(
-                model: session.model, layers: session.ownedLayers, communicator: communicator, context: session.context)
-            _ = try decoder.advance(Array(tokens[..<4]))
-            return try tokens[4...].compactMap { try decoder.advance([$0]) }.last?.array ?? []
-        }.last!
-        let whole = try InProcessWorld.run(size: 1) { communicator -> [Float] in
-            let session = try fixture.session(communicator)
-            let decoder = StreamDecoder(
-                model: session.model, layers: session.ownedLayers, communicator: communicator, context: session.context)
-            return try decoder.advance(tokens)!.array
-        }[0]
-        #expect(stepwise.count == RunFixture.vocabulary)
-        assertClose("logits", whole, stepwise, ratio: 1e-5)
+            session.materializeParameters()
+            var positions = given.map { _ in promptCount }
+            var logits = given.map { _ in [Float]() }
+            let decoder = try StreamDecoder(
+                model: session.model, stageLayers: session.plan.stageLayers, placement: session.plan.placement,
+                prompts: given.map { Array($0[..<promptCount]) }, communicator: communicator, context: session.context
+            ) { stream, values in
+                logits[stream] = Array(values)
+                defer { positions[stream] += 1 }
+                return positions[stream] < given[stream].count ? given[stream][positions[stream]] : 0
+            }
+            for _ in promptCount...given[0].count { try decoder.advance() }
+            _ = try decoder.drawnTokens()
+            return logits
+        }.first { !$0[0].isEmpty }!
+    }
+
+    /// Token by token over any number of ranks, several sequences in flight = the logits of each whole sequence.
+    @Test(arguments: [1, 2, 4], [1, 3]) func decodingFollowsTheForwardPass(ranks: Int, streams: Int) throws {
+        let batch = RunFixture(model: RunFixture.hybrid).tokens(step: 3, rows: streams, time: 9)
+        let given = (0..<streams).map { Array(batch.inputs[$0 * 9..<($0 + 1) * 9]) }
+        let stepwise = try lastLogits(given, promptCount: 4, ranks: ranks)
+        for stream in 0..<streams {
+            let whole = try lastLogits([given[stream]], promptCount: 9, ranks: 1)[0]
+            #expect(whole.count == RunFixture.vocabulary)
+            assertClose("logits of stream \(stream)", whole, stepwise[stream], ratio: 1e-5)
+        }
     }
 }

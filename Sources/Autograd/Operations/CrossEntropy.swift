@@ -32,7 +32,8 @@ extension Tape {
     /// micro-batch never exist at once.
     ///
     /// A recording tape does all its work in the backward pass: per block of rows the logits are made
-    /// once and serve the loss, `dx`, `dW` and `db`. The weight gradient is therefore not postponed.
+    /// once and serve the loss, `dx`, `dW` and `db`. When there is only one block it is kept, and `dW` and `db` are
+    /// postponed; several blocks would take the memory that blocks are there to save.
     /// - Parameters:
     ///   - x: `[R, D]`. - targets: `[R]`, negative ignored. - weight: `[V, D]`. - bias: `[V]`.
     ///   - scale: factor on the gradient. - logits: if given, receives `[R, V]`.
@@ -95,15 +96,11 @@ extension Tape {
                         k: vocabulary, accumulate: !dx.isFresh, into: dx.tensor.pointer + first * width, ldc: width,
                         threads: threads)
                 }
-                let (dw, isFresh) = weight.writableGradient(context)
-                GEMM.multiply(
-                    block.pointer, transposeA: true, lda: vocabulary, input, ldb: width, m: vocabulary, n: width,
-                    k: count, accumulate: !isFresh, into: dw.pointer, ldc: width, threads: threads)
-                if let bias {
-                    let (db, isFresh) = bias.writableGradient(context)
-                    Reductions.columnSums(
-                        block.pointer, rows: count, columns: vocabulary, accumulate: !isFresh, into: db.pointer,
-                        threads: threads)
+                if blockRows == rows {
+                    postponeLinearWeightGradient(block, x.value, weight: weight, bias: bias)
+                } else {
+                    accumulateLinearWeightGradient(
+                        block.pointer, input, rows: count, weight: weight, bias: bias)
                 }
             }
         }

@@ -15,6 +15,16 @@ extension Tape {
         return result
     }
 
+    /// The same value several times over. Gradients of the copies are each complete before they are added, first to
+    /// last, so that the sum has the same bits wherever the copies go.
+    public func copies(_ x: Variable, count: Int) -> [Variable] {
+        let copies = (0..<count).map { _ in output(x.value, from: x) }
+        recordRaw {
+            for copy in copies { if let gradient = copy.takeGradient() { x.accumulate(gradient, self.context) } }
+        }
+        return copies
+    }
+
     /// `silu(gate) ⊙ up`, element-wise (arXiv 2002.05202).
     public func swiGLU(gate: Variable, up: Variable) -> Variable {
         let y = context.tensor(gate.shape)

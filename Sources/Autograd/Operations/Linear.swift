@@ -73,17 +73,24 @@ extension Tape {
 
     /// `dW += dyᵀ x`, `db += Σ dy`, later.
     func postponeLinearWeightGradient(_ dy: Tensor, _ x: Tensor, weight: ParameterUse, bias: ParameterUse?) {
-        postpone { [context, threads] in
-            let (rows, input, output) = (x.rows, x.width, weight.shape[0])
-            let (dw, isFresh) = weight.writableGradient(context)
-            GEMM.multiply(
-                dy.pointer, transposeA: true, lda: output, x.pointer, ldb: input, m: output, n: input, k: rows,
-                accumulate: !isFresh, into: dw.pointer, ldc: input, threads: threads)
-            if let bias {
-                let (db, isFresh) = bias.writableGradient(context)
-                Reductions.columnSums(
-                    dy.pointer, rows: rows, columns: output, accumulate: !isFresh, into: db.pointer, threads: threads)
-            }
+        postpone {
+            self.accumulateLinearWeightGradient(dy.pointer, x.pointer, rows: x.rows, weight: weight, bias: bias)
+        }
+    }
+
+    /// The same at once, for `dy [rows, out]` and `x [rows, in]`.
+    func accumulateLinearWeightGradient(
+        _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, rows: Int, weight: ParameterUse, bias: ParameterUse?
+    ) {
+        let (output, input) = (weight.shape[0], weight.shape[1])
+        let (dw, isFresh) = weight.writableGradient(context)
+        GEMM.multiply(
+            dy, transposeA: true, lda: output, x, ldb: input, m: output, n: input, k: rows, accumulate: !isFresh,
+            into: dw.pointer, ldc: input, threads: threads)
+        if let bias {
+            let (db, isFresh) = bias.writableGradient(context)
+            Reductions.columnSums(
+                dy, rows: rows, columns: output, accumulate: !isFresh, into: db.pointer, threads: threads)
         }
     }
 }

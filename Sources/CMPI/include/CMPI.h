@@ -35,8 +35,9 @@ int cmpi_finalize(void);
 /// Ends every process of the job with `exit_code`; does not return.
 void cmpi_abort(int exit_code);
 
-/// Channels are separate communicators: messages on different channels never match.
-enum { cmpi_channel_count = 2 };
+/// Channels are separate communicators: messages on different channels never match. The last one is for reports of
+/// ranks that end the job.
+enum { cmpi_channel_count = 3, cmpi_report_channel = 2 };
 
 /// Starts a send or a receive of `byte_count` bytes; any size_t is allowed, as counts beyond int go through a
 /// derived data type. `narrow_limit` is the largest count passed as a plain int (INT_MAX outside tests).
@@ -49,8 +50,11 @@ int cmpi_start_receive(void *buffer, size_t byte_count, int peer, int tag, int c
 /// (meaningless for sends).
 int cmpi_test(cmpi_request *request, bool *done, size_t *received);
 
-/// Lets MPI make progress on all messages.
-int cmpi_progress(void);
+/// Lets MPI make progress on all messages; `*source` is a rank whose report has arrived, or -1.
+int cmpi_progress(int *source);
+
+/// Receives the report that cmpi_progress has found.
+int cmpi_receive_report(void *buffer, size_t capacity, int source, size_t *received);
 
 /// Gives up a message without waiting: a receive is cancelled if its message has not begun to arrive, anything else is
 /// left to MPI, which may go on using the buffer.

@@ -10,24 +10,14 @@
 /// but only `min(p−1−s+k, mk)` units are alive.
 enum OneForwardOneBackward: ScheduleGenerator {
     static let name = "1f1b"
+    static let placement = PlacementKind.contiguous
 
-    static func placement(_ request: ScheduleRequest) -> Placement { .contiguous(stageCount: request.stageCount) }
-
-    static func actions(rank: Int, _ request: ScheduleRequest) -> [Action] {
-        let forward = forwardUnits(stage: rank, request.shape).map { Action(.forward, $0) }
-        let backward = backwardUnits(stage: rank, request.shape).map { Action(.backward, $0) }
-        // Forwards ahead of the backward with the same place in its list, that backward's own included.
-        let ahead = peakUnits(rank: rank, request)
-        var actions = Array(forward[..<ahead])
-        actions.reserveCapacity(2 * forward.count)
-        for index in backward.indices {
-            actions.append(backward[index])
-            if index + ahead < forward.count { actions.append(forward[index + ahead]) }
+    static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
+        (0..<placement.rankCount).map { rank in
+            alternate(
+                forward: shape.forwardUnits(stages: [rank], groups: shape.wholeBatch),
+                backward: shape.backwardUnits(stages: [rank], groups: shape.wholeBatch),
+                lead: placement.rankCount - 1 - rank + shape.chunkCount)
         }
-        return actions
-    }
-
-    static func peakUnits(rank: Int, _ request: ScheduleRequest) -> Int {
-        min(request.stageCount - 1 - rank + request.chunkCount, request.shape.unitsPerStage)
     }
 }

@@ -9,8 +9,8 @@ import Tensors
 ///
 /// A checkpoint holds `model-*.safetensors` with `model.safetensors.index.json` (Hugging Face layout),
 /// `optimizer-*.safetensors`, `stream-*.safetensors` for the state of streams, `vocabulary.json`,
-/// `state.json`, and `manifest.json` with their checksums. Tensors are keyed by canonical names, so any
-/// number of ranks can resume from it. It is written beside, synced, and renamed; `latest` then names
+/// `state.json`, and `manifest.json` with their checksums. Tensors are keyed by canonical names and whole, so any
+/// number of ranks and replicas can resume from it; replica 0 writes it. It is written beside, synced, and renamed; `latest` then names
 /// it. The ranks' nodes must share the directory.
 public final class CheckpointStore {
     public let directory: String
@@ -89,30 +89,73 @@ public final class CheckpointStore {
         }
     }
 
+    /// A tensor of the model, and how to get at its elements: nil in replicas other than 0, which do not write but
+    /// must ask all the same, as replica 0 may need what they have.
+    private typealias Source = (name: String, shape: Shape, tensor: () throws -> Tensor?)
+
     private func writeShards(in path: String) throws -> [Shard] {
-        let owned = session.heldParameters.filter { session.tied.owner($0.index) == session.rank }
+        let owned = session.heldParameters.filter { session.tied.owner($0.index) == session.pipeline.rank }
         var shards: [Shard] = []
-        func write(_ kind: String, _ tensors: [(name: String, tensor: Tensor)]) throws {
-            guard !tensors.isEmpty else { return }
-            let file = SafeTensorsIndex.fileName(prefix: kind, shard: session.rank, of: communicator.size)
-            let entries = tensors.map { SafeTensorsEntry(name: $0.name, shape: $0.tensor.shape.dimensions) }
-            let writer = try SafeTensorsWriter(path + "/" + file, entries: entries)
-            for (name, tensor) in tensors { try writer.write(name, tensor.pointer, count: tensor.count) }
-            shards.append(
-                Shard(
-                    kind: kind, file: try writer.finish(), tensors: tensors.map(\.name),
-                    byteCount: entries.reduce(0) { $0 + $1.byteCount }))
+        var failure: (any Error)?
+        func write(_ kind: String, _ sources: [Source]) throws {
+            do {
+                if let shard = try writeShard(kind, sources, in: path) { shards.append(shard) }
+            } catch let error as CommunicationError {
+                throw error
+            } catch {
+                failure = failure ?? error
+            }
         }
-        try write(Self.modelKind, owned.map { ($0.parameter.name, $0.parameter.value) })
+        let isWriter = session.share.replica == 0
+        try write(
+            Self.modelKind,
+            owned.map { _, parameter in (parameter.name, parameter.shape, { isWriter ? parameter.value : nil }) })
         try write(
             Self.optimizerKind,
-            owned.flatMap { entry in
-                session.optimizer.stateNames.map {
-                    ("\(entry.parameter.name).\($0)", session.optimizer.state[entry.parameter.name]![$0]!)
+            owned.flatMap { _, parameter in
+                session.optimizer.stateNames.map { name in
+                    ("\(parameter.name).\(name)", parameter.shape, { [self] in try state(name, of: parameter) })
                 }
             })
-        if session.runtime.keepsCarryAcrossBatches { try write(Self.streamKind, StreamState.collect(session).tensors) }
+        if session.runtime.keepsCarryAcrossBatches {
+            let state = try StreamState.collect(session)
+            try write(Self.streamKind, state.tensors.map { _, name, tensor in (name, tensor.shape, { tensor }) })
+        }
+        if let failure { throw failure }
         return shards
+    }
+
+    /// This rank's part of one kind of tensors; nil when it has none to write.
+    ///
+    /// - Throws: only after all sources have been asked, so that no other replica is left waiting.
+    private func writeShard(_ kind: String, _ sources: [Source], in path: String) throws -> Shard? {
+        let file = SafeTensorsIndex.fileName(prefix: kind, shard: session.pipeline.rank, of: session.pipeline.size)
+        let entries = sources.map { SafeTensorsEntry(name: $0.name, shape: $0.shape.dimensions) }
+        let isWriter = session.share.replica == 0 && !sources.isEmpty
+        let writer = Result { isWriter ? try SafeTensorsWriter(path + "/" + file, entries: entries) : nil }
+        var written = writer.map { _ in }
+        for source in sources {
+            guard let tensor = try source.tensor() else { continue }
+            written = written.flatMap { _ in
+                Result { try writer.get()?.write(source.name, tensor.pointer, count: tensor.count) }
+            }
+        }
+        try written.get()
+        return try writer.get().map { writer in
+            Shard(
+                kind: kind, file: try writer.finish(), tensors: sources.map(\.name),
+                byteCount: entries.reduce(0) { $0 + $1.byteCount })
+        }
+    }
+
+    /// A parameter's state, whole; nil in replicas other than 0. Collective over the replicas of a rank.
+    private func state(_ name: String, of parameter: Parameter) throws -> Tensor? {
+        let share = session.optimizer.state[parameter.name]![name]!
+        guard let exchange = session.exchange else { return share }
+        let whole = session.share.replica == 0 ? session.context.tensor(parameter.shape, .messages) : nil
+        whole?.copy(from: share.pointer, count: share.count)
+        try exchange.collect(share.pointer, into: whole?.pointer) { $0.range(of: parameter.shape.count) }
+        return whole
     }
 
     private func complete(_ path: String, step: Int, _ shards: [Shard]) throws {
@@ -210,7 +253,9 @@ public final class CheckpointStore {
                     for (_, parameter) in session.heldParameters {
                         session.optimizer.prepare(parameter)
                         for (name, tensor) in session.optimizer.state[parameter.name]! {
-                            try Self.read("\(parameter.name).\(name)", from: files, into: tensor)
+                            try Self.read(
+                                "\(parameter.name).\(name)", parameter.shape, from: files, into: tensor,
+                                range: session.share.range(of: parameter.shape.count))
                         }
                     }
                 }
@@ -256,7 +301,7 @@ public final class CheckpointStore {
             let files = try SafeTensorsCollection(path, prefix: Self.modelKind)
             for (_, parameter) in session.heldParameters {
                 parameter.materialize(seed: session.run.seed, session.context)
-                try Self.read(parameter.name, from: files, into: parameter.value)
+                try Self.read(parameter.name, parameter.shape, from: files, into: parameter.value)
                 parameter.valueChanged()
             }
             return state
@@ -278,18 +323,21 @@ public final class CheckpointStore {
         }
     }
 
-    private static func read(_ name: String, from files: SafeTensorsCollection, into tensor: Tensor) throws {
+    private static func read(
+        _ name: String, _ expected: Shape, from files: SafeTensorsCollection, into tensor: Tensor,
+        range: Range<Int>? = nil
+    ) throws {
         let shape = files.contains(name) ? try files.entry(name).shape : []
-        guard shape == tensor.shape.dimensions else {
+        guard shape == expected.dimensions else {
             throw RunError.checkpoint(
                 path: files.path,
                 message: (files.contains(name)
-                    ? "tensor '\(name)' has shape \(shape), the model wants \(tensor.shape)"
+                    ? "tensor '\(name)' has shape \(shape), the model wants \(expected)"
                     : "has no tensor '\(name)'")
                     + "; it belongs to another model. Use the configuration it was written with, or another checkpoint.directory"
             )
         }
-        try files.readFloats(name, into: tensor.pointer, count: tensor.count)
+        try files.readFloats(name, into: tensor.pointer, count: expected.count, range: range)
     }
 
     private func stream(_ name: String, from files: SafeTensorsCollection) throws -> Tensor? {

@@ -39,10 +39,19 @@ public struct RunConfiguration: Sendable {
 
     /// `parallel:`
     public struct ParallelSection: Sendable {
-        /// `stages`: nil for `auto`, the number of ranks.
+        /// `stages`: nil for `auto`, the number of ranks ÷ replicas.
         public var stages: Int?
-        public var schedule: String
-        /// `micro_batches`: default 8, or the batch size if smaller. Never derived from the number of
+        public var schedule: ScheduleChoice
+        /// `virtual_stages`: stages per rank; nil leaves it to the schedule.
+        public var virtualStages: Int?
+        /// `placement`: nil is the schedule's own.
+        public var placement: PlacementKind?
+        /// `replicas`: how many pipelines share out the micro-batches of every batch (data parallelism). They sum
+        /// their gradients while the pipelines drain, and each keeps the optimiser's state of its share of every
+        /// parameter (ZeRO-1). Units of work, and so their losses, are those of one pipeline; sums over the batch are
+        /// grouped by replica, which shows in their last bits.
+        public var replicas: Int
+        /// `micro_batches`, over all replicas: default 8, or the batch size if smaller. Never derived from the number of
         /// ranks, so that the result does not depend on it.
         public var microBatches: Int
         public var chunks: Int
@@ -59,8 +68,26 @@ public struct RunConfiguration: Sendable {
         public var memoryLimit: Int?
         /// `deadline_seconds`: how long an action may wait before the job ends.
         public var deadlineSeconds: Double
+        /// `auto`: choose what the section leaves open and the result does not show by measuring and simulating.
+        /// `parallel: auto` is short for `parallel: { auto: true }`.
+        public var isAutomatic: Bool
+        /// The keys that the section sets.
+        fileprivate var givenKeys: Set<String>
         /// `trace`: steps whose actions are recorded into `trace.json`.
         public var traceSteps: Int
+    }
+
+    /// `parallel.schedule`: a name, or the path of a schedule file, relative to the configuration's folder.
+    public enum ScheduleChoice: Sendable, Equatable, CustomStringConvertible {
+        case named(String)
+        case file(String)
+
+        public var description: String {
+            switch self {
+            case .named(let name): name
+            case .file(let path): path
+            }
+        }
     }
 
     public enum PartitionRule: Sendable, Equatable {
@@ -92,13 +119,17 @@ public struct RunConfiguration: Sendable {
     public struct GenerateSection: Sendable {
         public var prompt: String
         public var tokens: Int
+        /// Independent texts, made at the same time; as many as ranks keep all of them busy.
+        public var samples: Int
         public var sampling: SamplingOptions
 
         /// What `seqtrain generate` does when neither file nor command line says anything.
-        public static let standard = GenerateSection(prompt: "", tokens: 200, sampling: SamplingOptions())
+        public static let standard = GenerateSection(
+            prompt: "", tokens: 200, samples: 1, sampling: SamplingOptions())
     }
 
-    public init(_ reader: ConfigurationReader) throws(ConfigurationError) {
+    /// - Parameter directory: of the configuration file; relative paths start there.
+    public init(_ reader: ConfigurationReader, directory: String = ".") throws(ConfigurationError) {
         seed = UInt64(try reader.int("seed", default: 1, in: 0...Int.max))
 
         let train = try reader.section("train")
@@ -109,7 +140,8 @@ public struct RunConfiguration: Sendable {
 
         optimizer = try OptimizerConfiguration(try reader.section("optimizer"))
         learningRate = try LearningRateSchedule(try reader.section("learning_rate"), steps: self.train.steps)
-        parallel = try ParallelSection(try reader.section("parallel"), batchSize: self.train.batchSize)
+        parallel = try ParallelSection(
+            try reader.section("parallel"), batchSize: self.train.batchSize, directory: directory)
 
         let checkpoint = try reader.section("checkpoint")
         self.checkpoint = CheckpointSection(
@@ -129,14 +161,25 @@ public struct RunConfiguration: Sendable {
 }
 
 extension RunConfiguration.ParallelSection {
-    init(_ reader: ConfigurationReader, batchSize: Int) throws(ConfigurationError) {
+    init(_ reader: ConfigurationReader, batchSize: Int, directory: String) throws(ConfigurationError) {
         stages = try reader.intOrAuto("stages", in: 1...65_535)
-        schedule = try reader.choice("schedule", of: ScheduleCatalog.names, default: "1f1b")
+        schedule = try Self.schedule(reader, directory)
+        virtualStages = try reader.optionalInt("virtual_stages", in: 1...65_535)
+        placement =
+            reader.has("placement")
+            ? try reader.choice("placement", as: PlacementKind.self, default: .contiguous) : nil
+        replicas = try reader.int("replicas", default: 1, in: 1...65_535)
         microBatches = try reader.int("micro_batches", default: min(8, batchSize), in: 1...1_000_000)
         if microBatches > batchSize {
             throw reader.error(
                 "micro_batches",
                 "\(microBatches) micro-batches cannot be cut from train.batch_size \(batchSize); use at most \(batchSize)"
+            )
+        }
+        if replicas > microBatches {
+            throw reader.error(
+                "replicas",
+                "\(replicas) replicas cannot share out \(microBatches) micro-batches; use at most \(microBatches), or raise micro_batches"
             )
         }
         chunks = try reader.int("chunks", default: 1, in: 1...65_535)
@@ -145,6 +188,10 @@ extension RunConfiguration.ParallelSection {
         memoryLimit = try Self.bytes(reader, "memory_limit")
         deadlineSeconds = try reader.double("deadline_seconds", default: 600, above: 0)
         traceSteps = try reader.int("trace", default: 0, in: 0...1_000_000)
+        isAutomatic = try reader.bool("auto", default: false)
+        givenKeys = Set(
+            ["stages", "replicas", "schedule", "virtual_stages", "rematerialize", "partition"].filter { reader.has($0) }
+        )
 
         rematerializedLayers = []
         if reader.isList("rematerialize") {
@@ -155,6 +202,19 @@ extension RunConfiguration.ParallelSection {
         }
     }
 
+    /// Whether the configuration sets a key that a planner could otherwise choose.
+    func isGiven(_ key: String) -> Bool { givenKeys.contains(key) }
+
+    private static func schedule(
+        _ reader: ConfigurationReader, _ directory: String
+    ) throws(ConfigurationError) -> RunConfiguration.ScheduleChoice {
+        let word = try reader.string("schedule", default: "1f1b")
+        if word.hasSuffix(".sched") || word.contains("/") {
+            return .file(word.hasPrefix("/") ? word : directory + "/" + word)
+        }
+        return .named(try reader.choice("schedule", of: ScheduleCatalog.names, default: "1f1b"))
+    }
+
     private static func partition(
         _ reader: ConfigurationReader
     ) throws(ConfigurationError) -> RunConfiguration.PartitionRule {
@@ -163,17 +223,11 @@ extension RunConfiguration.ParallelSection {
         return word == "measured" ? .measured : .estimated
     }
 
-    /// `8GiB`, `512MiB`, `1.5GiB` or a plain number of bytes.
     private static func bytes(_ reader: ConfigurationReader, _ key: String) throws(ConfigurationError) -> Int? {
         guard reader.has(key) else { return nil }
         var text = ""
         if case .scalar(let written, _)? = reader.node(key)?.content { text = written }
-        let units: [(String, Double)] = [("GiB", 1_073_741_824), ("MiB", 1_048_576), ("KiB", 1024), ("", 1)]
-        for (suffix, factor) in units where text.hasSuffix(suffix) {
-            if let number = Double(text.dropLast(suffix.count)), number > 0, number * factor < 1e18 {
-                return Int(number * factor)
-            }
-        }
+        if let count = ByteCount(text) { return count.bytes }
         throw reader.error(key, "'\(text)' is not an amount of memory; write 8GiB, 512MiB or a number of bytes")
     }
 }
@@ -182,6 +236,7 @@ extension RunConfiguration.GenerateSection {
     init(_ reader: ConfigurationReader) throws(ConfigurationError) {
         prompt = try reader.string("prompt", default: "")
         tokens = try reader.int("tokens", default: 200, in: 1...100_000_000)
+        samples = try reader.int("samples", default: 1, in: 1...1_000_000)
         sampling = SamplingOptions(
             temperature: try reader.double("temperature", default: 1, in: 0...1000),
             topK: try reader.optionalInt("top_k", in: 1...Int.max),

@@ -3,10 +3,12 @@ import Yams
 
 /// Reads configuration trees from YAML files and writes them back.
 public enum YAMLConfiguration {
-    /// Reads a configuration file and applies overrides from the command line to it.
-    /// - Parameter overrides: `key.path=value`, in the order given; see `Overrides`.
+    /// Reads a configuration file and applies a plan file, then overrides from the command line to it.
+    /// - Parameters:
+    ///   - plan: a plan file; see `PlanFile`.
+    ///   - overrides: `key.path=value`, in the order given; see `Overrides`.
     public static func load(
-        _ file: String, overrides: [String] = []
+        _ file: String, plan: String? = nil, overrides: [String] = []
     ) throws(ConfigurationError) -> ConfigurationNode {
         let text: String
         do {
@@ -18,7 +20,9 @@ public enum YAMLConfiguration {
             default: throw .unreadable(file: file, reason: "is not UTF-8 text")
             }
         }
-        return try Overrides.apply(overrides, to: parse(text, file: file))
+        var node = try parse(text, file: file)
+        if let plan { node = try PlanFile.apply(plan, to: node) }
+        return try Overrides.apply(overrides, to: node)
     }
 
     /// Parses one YAML document.

@@ -157,34 +157,41 @@ public final class SafeTensorsFile: Sendable {
     }
 
     /// Reads a tensor into `destination` as float32. F16 and BF16 widen exactly; F64 rounds.
-    /// - Parameter count: elements at `destination`; must be the tensor's own number.
+    /// - Parameters:
+    ///   - count: must be the tensor's own number of elements.
+    ///   - range: the elements to read, in flat order; all unless given.
     /// - Throws: `.malformed` for a missing tensor, another size, or integer elements.
     public func readFloats(
-        _ name: String, into destination: UnsafeMutablePointer<Float>, count: Int
+        _ name: String, into destination: UnsafeMutablePointer<Float>, count: Int, range: Range<Int>? = nil
     ) throws(FileError) {
-        let source = try bytes(of: name)
+        let all = try bytes(of: name)
         let entry = entries[indices[name]!]
         guard entry.elementCount == count else {
             throw .malformed(
                 path: path,
                 "tensor '\(name)' has shape \(entry.shape), \(entry.elementCount) elements; expected \(count)")
         }
-        if count == 0 { return }
+        let range = range ?? 0..<count
+        if range.isEmpty { return }
+        let width = entry.element.byteCount
+        let source = UnsafeRawBufferPointer(rebasing: all[range.lowerBound * width..<range.upperBound * width])
         switch entry.element {
         case .float32:
             UnsafeMutableRawPointer(destination).copyMemory(from: source.baseAddress!, byteCount: source.count)
         case .float16:
-            for i in 0..<count {
+            for i in 0..<range.count {
                 let bits = source.loadUnaligned(fromByteOffset: 2 * i, as: UInt16.self)
                 destination[i] = Self.widened(float16: bits)
             }
         case .bfloat16:
-            for i in 0..<count {
+            for i in 0..<range.count {
                 let bits = source.loadUnaligned(fromByteOffset: 2 * i, as: UInt16.self)
                 destination[i] = Float(bitPattern: UInt32(bits) << 16)
             }
         case .float64:
-            for i in 0..<count { destination[i] = Float(source.loadUnaligned(fromByteOffset: 8 * i, as: Double.self)) }
+            for i in 0..<range.count {
+                destination[i] = Float(source.loadUnaligned(fromByteOffset: 8 * i, as: Double.self))
+            }
         default:
             throw .malformed(
                 path: path, "tensor '\(name)' holds \(entry.element.rawValue); expected a floating-point type")

@@ -109,8 +109,8 @@ public final class SafeTensorsCollection {
     }
 
     public func readFloats(
-        _ name: String, into destination: UnsafeMutablePointer<Float>, count: Int
+        _ name: String, into destination: UnsafeMutablePointer<Float>, count: Int, range: Range<Int>? = nil
     ) throws(FileError) {
-        try file(of: name).readFloats(name, into: destination, count: count)
+        try file(of: name).readFloats(name, into: destination, count: count, range: range)
     }
 }

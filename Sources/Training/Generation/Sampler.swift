@@ -2,7 +2,7 @@ import Glibc
 import Kernels
 
 /// How the next token is drawn: temperature, then top-k, then top-p, then a draw keyed by
-/// `(seed, position)`, so that a run can be repeated on any number of ranks.
+/// `(seed, stream, position)`, so that a run can be repeated on any number of ranks.
 public struct SamplingOptions: Sendable, Equatable {
     /// 0 picks the most likely token (the lowest id among equals).
     public var temperature: Double
@@ -23,11 +23,17 @@ public struct SamplingOptions: Sendable, Equatable {
 public struct Sampler: Sendable {
     public let options: SamplingOptions
 
-    public init(_ options: SamplingOptions) { self.options = options }
+    private let stream: Int
+
+    /// - Parameter stream: which of several texts with the same seed.
+    public init(_ options: SamplingOptions, stream: Int = 0) {
+        self.options = options
+        self.stream = stream
+    }
 
     /// A number in [0, 1) with 53 random bits.
     private func uniform(_ position: Int) -> Double {
-        let stream = PhiloxStream(seed: options.seed, c: 2)
+        let stream = PhiloxStream(seed: options.seed, a: UInt32(stream), c: 2)
         let words = Philox.words(stream, first: 2 * position, count: 2)
         return Double(UInt64(words[0]) << 21 ^ UInt64(words[1]) >> 11) * 0x1p-53
     }

@@ -13,32 +13,36 @@ public final class TextGenerator {
         vocabulary = data.vocabulary
     }
 
-    /// Collective. The same text on every rank.
+    /// `request.samples` texts, prompt included. Collective; the same on every rank, and for any number of ranks.
+    /// Replicas all do the same.
     ///
-    /// - Parameter onText: called on rank 0 with each piece as it comes.
+    /// - Parameter onText: called on rank 0 with each piece of a single text as it comes; several texts, which the
+    ///   ranks work on at the same time, come whole.
     /// - Throws: when the prompt cannot be encoded.
     public func generate(
         _ request: RunConfiguration.GenerateSection, onText: (String) -> Void = { _ in }
-    ) throws -> String {
-        let communicator = session.communicator
-        let decoder = StreamDecoder(
-            model: session.model, layers: session.ownedLayers, communicator: communicator, context: session.context)
-        let sampler = Sampler(request.sampling)
-        // A model needs something to continue; without a prompt the first entry of the vocabulary stands in.
+    ) throws -> [String] {
+        let isReporter = session.communicator.rank == 0
         let prompt = try vocabulary.encode(request.prompt)
-        var logits = try decoder.advance(prompt.isEmpty ? [0] : prompt)
-        var ids = prompt
-        for position in 0..<request.tokens {
-            var next: Int32 = 0
-            if let logits {
-                let values = UnsafeBufferPointer(start: UnsafePointer(logits.pointer), count: vocabulary.count)
-                next = Int32(sampler.next(values, position: position))
-            }
-            try withUnsafeMutableBytes(of: &next) { try communicator.broadcast($0, root: communicator.size - 1) }
-            ids.append(next)
-            if communicator.rank == 0 { onText(vocabulary.decode([next])) }
-            if position < request.tokens - 1 { logits = try decoder.advance([next]) }
+        let samplers = (0..<request.samples).map { Sampler(request.sampling, stream: $0) }
+        var positions = Array(repeating: 0, count: request.samples)
+        let decoder = try StreamDecoder(
+            model: session.model, stageLayers: session.plan.stageLayers, placement: session.plan.placement,
+            // A model needs something to continue; without a prompt the first entry of the vocabulary stands in.
+            prompts: Array(repeating: prompt.isEmpty ? [0] : prompt, count: request.samples),
+            communicator: session.pipeline, context: session.context
+        ) { [count = vocabulary.count] stream, logits in
+            defer { positions[stream] += 1 }
+            return Int32(samplers[stream].next(.init(rebasing: logits[..<count]), position: positions[stream]))
         }
-        return vocabulary.decode(ids)
+        for _ in 0..<request.tokens {
+            try decoder.advance()
+            guard request.samples == 1 else { continue }
+            let next = try decoder.latestTokens()
+            if isReporter { onText(vocabulary.decode(next)) }
+        }
+        let texts = try decoder.drawnTokens().map { vocabulary.decode(prompt + $0) }
+        if isReporter, request.samples > 1 { onText(texts.joined(separator: "\n\n")) }
+        return texts
     }
 }

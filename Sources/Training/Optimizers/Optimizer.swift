@@ -1,25 +1,25 @@
 import Autograd
 import Kernels
+import Pipeline
 import Tensors
 
-/// Updates the parameters that one rank holds. State is keyed by canonical parameter name (promise P3).
+/// Updates the parameters that one rank holds, or with replicas its share of each. State is keyed by canonical
+/// parameter name (promise P3).
 ///
 /// Not collective: the caller hands in the global clip factor.
 public final class Optimizer {
     public let configuration: OptimizerConfiguration
+    /// Which elements of each parameter are this optimiser's; it keeps state for no others.
+    public let share: ReplicaShare
     private let context: ComputeContext
     /// `exp_avg` and `exp_avg_sq`, or `momentum_buffer`, in torch's names.
     public private(set) var state: [String: [String: Tensor]] = [:]
 
     /// Names of the state tensors that each parameter has.
-    public var stateNames: [String] {
-        switch configuration.kind {
-        case .adam, .adamw: ["exp_avg", "exp_avg_sq"]
-        case .sgd: configuration.momentum > 0 ? ["momentum_buffer"] : []
-        }
-    }
+    public var stateNames: [String] { configuration.stateNames }
 
-    public init(_ configuration: OptimizerConfiguration, context: ComputeContext) {
+    public init(_ configuration: OptimizerConfiguration, share: ReplicaShare = .whole, context: ComputeContext) {
+        self.share = share
         self.configuration = configuration
         self.context = context
     }
@@ -28,20 +28,25 @@ public final class Optimizer {
     public func prepare(_ parameter: Parameter) {
         guard state[parameter.name] == nil else { return }
         var tensors: [String: Tensor] = [:]
-        for name in stateNames { tensors[name] = context.zeros(parameter.shape, .optimizer) }
+        let shape = share == .whole ? parameter.shape : Shape(share.range(of: parameter.shape.count).count)
+        for name in stateNames { tensors[name] = context.zeros(shape, .optimizer) }
         state[parameter.name] = tensors
     }
 
-    /// One update of one parameter.
+    /// One update of this optimiser's share of one parameter.
     ///
     /// - Parameters:
-    ///   - gradient: the sum over the batch; multiplied by `scale` (clipping) on the fly.
+    ///   - gradient: the share of the sum over the batch; multiplied by `scale` (clipping) on the fly.
     ///   - step: counted from 1, for the bias corrections and the first momentum.
-    public func update(_ parameter: Parameter, gradient: Tensor, scale: Double, rate: Double, step: Int) {
+    public func update(_ parameter: Parameter, gradient: TensorPiece, scale: Double, rate: Double, step: Int) {
+        let range = share.range(of: parameter.shape.count)
+        require(
+            gradient.range == range,
+            "Optimizer.update: got elements \(gradient.range) of '\(parameter.name)'; expected \(range)")
         defer { parameter.valueChanged() }
         let tensors = state[parameter.name] ?? [:]
         let decay = parameter.decays ? configuration.weightDecay : 0
-        let (value, count) = (parameter.value.pointer, parameter.shape.count)
+        let (value, count) = (parameter.value.pointer + range.lowerBound, range.count)
         switch configuration.kind {
         case .adam, .adamw:
             var settings = OptimizerKernels.Adam(learningRate: rate)

@@ -38,3 +38,13 @@ public struct OptimizerConfiguration: Sendable {
         clipNorm = try reader.optionalDouble("clip_norm", above: 0)
     }
 }
+
+extension OptimizerConfiguration {
+    /// Names of the state tensors that each parameter has.
+    public var stateNames: [String] {
+        switch kind {
+        case .adam, .adamw: ["exp_avg", "exp_avg_sq"]
+        case .sgd: momentum > 0 ? ["momentum_buffer"] : []
+        }
+    }
+}

@@ -13,23 +13,35 @@ public final class Job {
     private let root: ConfigurationReader
     private let modelReader: ConfigurationReader
     private let dataReader: ConfigurationReader
-    private let configPath: String
+    /// Layer timings so far, by size of the unit.
+    private var measured: [UnitSize: [LayerTiming]] = [:]
+    /// Of the configuration file; relative paths in it start there.
+    private let directory: String
 
     /// Reads and checks the configuration. Collective: a mistake that any rank sees ends all ranks with
     /// the same error.
-    public static func open(config: String, overrides: [String], communicator: any Communicator) throws -> Job {
+    ///
+    /// - Parameter plan: a plan file to run by.
+    public static func open(
+        config: String, plan: String? = nil, overrides: [String], communicator: any Communicator
+    ) throws -> Job {
         try Collective.agree(communicator) {
-            try Job(config: config, overrides: overrides, communicator: communicator)
+            try Job(config: config, plan: plan, overrides: overrides, communicator: communicator)
         }
     }
 
-    private init(config: String, overrides: [String], communicator: any Communicator) throws {
-        let node = try YAMLConfiguration.load(config, overrides: overrides)
+    private init(config: String, plan: String?, overrides: [String], communicator: any Communicator) throws {
+        var node = try YAMLConfiguration.load(config, plan: plan, overrides: overrides)
+        if let parallel = node["parallel"], case .scalar("auto", quoted: false) = parallel.content {
+            node = try Overrides.apply(["parallel={auto: true}"], to: node)
+        }
         root = try ConfigurationReader(node)
-        run = try RunConfiguration(root)
+        directory =
+            (config as NSString).deletingLastPathComponent.isEmpty
+            ? "." : (config as NSString).deletingLastPathComponent
+        run = try RunConfiguration(root, directory: directory)
         modelReader = try root.section("model", required: true)
         dataReader = try root.section("data")
-        configPath = config
         self.communicator = communicator
     }
 
@@ -47,38 +59,71 @@ public final class Job {
     }
 
     private func dataConfiguration() throws -> DataConfiguration {
-        let directory = (configPath as NSString).deletingLastPathComponent
-        return try DataConfiguration(
-            dataReader, directory: directory.isEmpty ? "." : directory, batchSize: run.train.batchSize,
-            sequenceLength: run.train.sequenceLength)
+        try DataConfiguration(
+            dataReader, directory: directory, batchSize: run.train.batchSize, sequenceLength: run.train.sequenceLength)
     }
 
-    private func open() throws -> (Session, DataSet) {
+    /// - Parameter isProfiled: time every layer, whatever the cut is made by.
+    private func open(isProfiled: Bool = false) throws -> (Session, DataSet) {
         let data = try Collective.agree(communicator) { try self.loadData() }
-        return (try openSession(dataVocabularySize: data.vocabulary.count), data)
+        return (try openSession(dataVocabularySize: data.vocabulary.count, isProfiled: isProfiled), data)
     }
 
-    private func openSession(dataVocabularySize: Int?, readsData: Bool = true) throws -> Session {
-        let layerSeconds = try profile(dataVocabularySize: dataVocabularySize)
+    private func openSession(
+        dataVocabularySize: Int?, readsData: Bool = true, isProfiled: Bool = false
+    ) throws -> Session {
+        if run.parallel.isAutomatic { try plan(dataVocabularySize: dataVocabularySize) }
+        let timings =
+            isProfiled || run.parallel.partition == .measured || run.parallel.isAutomatic
+            ? try profile(dataVocabularySize: dataVocabularySize) : nil
         let session = try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: dataVocabularySize, readsData: readsData)
             return try Session(
-                run: self.run, model: model, communicator: self.communicator, layerSeconds: layerSeconds)
+                run: self.run, model: model, communicator: self.communicator, timings: timings)
         }
         try communicator.checkAgreement(on: "configuration", YAMLConfiguration.dump(root.resolved))
         return session
     }
 
-    /// What `parallel.partition: measured` cuts by; nil for the other rules.
-    private func profile(dataVocabularySize: Int?) throws -> [Double]? {
-        guard run.parallel.partition == .measured else { return nil }
-        func makeModel() throws -> Model { try Model(modelReader, dataVocabularySize: dataVocabularySize) }
-        let layerCount = try Collective.agree(communicator) { try makeModel().layerCount }
-        let (train, parallel) = (run.train, run.parallel)
-        return try LayerProfile.seconds(
-            layerCount: layerCount, rows: (train.batchSize + parallel.microBatches - 1) / parallel.microBatches,
-            time: (train.sequenceLength + parallel.chunks - 1) / parallel.chunks,
-            threadCount: Session.threadCount(run, communicator), communicator: communicator, makeModel: makeModel)
+    /// Seconds of the run's units in every layer. Collective.
+    private func profile(dataVocabularySize: Int?) throws -> [LayerTiming] {
+        let cut = BatchCut(run, replica: 0)
+        let size = Planner.Batching(microBatches: cut.totalMicroBatchCount, chunks: cut.chunkCount).unit(run)
+        return try timings([size], dataVocabularySize: dataVocabularySize)[size]!
+    }
+
+    /// Collective: ranks share the layers out between them.
+    private func timings(_ sizes: [UnitSize], dataVocabularySize: Int?) throws -> [UnitSize: [LayerTiming]] {
+        let unknown = sizes.filter { measured[$0] == nil }
+        if !unknown.isEmpty {
+            measured.merge(
+                try LayerProfile.timings(
+                    sizes: unknown, threadCount: Session.threadCount(run, communicator), communicator: communicator
+                ) {
+                    try Model(self.modelReader, dataVocabularySize: dataVocabularySize)
+                }
+            ) { old, _ in old }
+        }
+        return measured
+    }
+
+    /// Chooses what `parallel: auto` leaves open. Collective.
+    private func plan(dataVocabularySize: Int?) throws {
+        let choices = try search(
+            rankCount: communicator.size, .layout, dataVocabularySize: dataVocabularySize, count: 1)
+        run.parallel = choices[0].resolved
+    }
+
+    private func search(
+        rankCount: Int, _ freedom: Planner.Freedom, dataVocabularySize: Int?, count: Int
+    ) throws -> [Planner.Choice] {
+        let planner = try Collective.agree(communicator) {
+            Planner(
+                model: try Model(self.modelReader, dataVocabularySize: dataVocabularySize), run: self.run,
+                rankCount: rankCount, optimizerCopies: self.run.optimizer.stateNames.count, freedom: freedom)
+        }
+        let timings = try timings(planner.unitSizes, dataVocabularySize: dataVocabularySize)
+        return try Collective.agree(communicator) { try planner.search(timings: { timings[$0]! }, count: count) }
     }
 
     // MARK: Commands
@@ -105,7 +150,7 @@ public final class Job {
 
     public func generate(
         checkpoint: String?, _ request: RunConfiguration.GenerateSection, onText: (String) -> Void
-    ) throws -> String {
+    ) throws -> [String] {
         let (session, data) = try open()
         _ = try loadCheckpoint(checkpoint, session, data)
         return try TextGenerator(session: session, data: data).generate(request, onText: onText)
@@ -129,22 +174,51 @@ public final class Job {
         }
     }
 
-    /// Cut, timeline, predicted bubble and memory for `ranks` ranks.
-    public func planDescription(ranks: Int?) throws -> String {
-        let size = try Collective.agree(communicator) {
-            self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
-        }
-        let layerSeconds = try profile(dataVocabularySize: size)
+    /// Cut, timeline, predicted bubble and memory of the configured layout on `ranks` ranks, estimated.
+    public func layoutDescription(ranks: Int?) throws -> String {
+        let size = try vocabularySize()
+        let timings = run.parallel.partition == .measured ? try profile(dataVocabularySize: size) : nil
         return try Collective.agree(communicator) {
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
             return try PlanDescription.text(
-                model: model, run: self.run, layerSeconds: layerSeconds,
-                stageCount: ranks ?? self.run.parallel.stages ?? self.communicator.size)
+                model: model, run: self.run, timings: timings,
+                rankCount: RankLayout.pipelineSize(self.run.parallel, rankCount: self.jobSize(ranks)))
+        }
+    }
+
+    /// Measures the layers, searches layouts on `ranks` ranks, and describes the best few.
+    ///
+    /// - Parameters:
+    ///   - memory: bytes per rank; nil takes `parallel.memory_limit`.
+    ///   - out: where to write the best as a plan file, on rank 0.
+    public func searchDescription(ranks: Int?, memory: Int?, out: String?) throws -> String {
+        let size = try vocabularySize()
+        if let memory { run.parallel.memoryLimit = memory }
+        _ = try Collective.agree(communicator) {
+            try self.makeModel(dataVocabularySize: size, readsData: size != nil)
+        }
+        let rankCount = jobSize(ranks)
+        let choices = try search(rankCount: rankCount, .batching, dataVocabularySize: size, count: 5)
+        try Collective.agree(communicator) {
+            guard let out, self.communicator.rank == 0 else { return }
+            try FileSystem.replace(out, with: Array(PlanFile.text(choices[0], run: self.run).utf8))
+        }
+        return PlanDescription.text(choices, rankCount: rankCount)
+    }
+
+    private func jobSize(_ ranks: Int?) -> Int {
+        ranks ?? run.parallel.stages.map { $0 * run.parallel.replicas } ?? communicator.size
+    }
+
+    /// Of the data, when the model does not say. Collective.
+    private func vocabularySize() throws -> Int? {
+        try Collective.agree(communicator) {
+            self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
         }
     }
 
     public func bench(warmup: Int, steps: Int) throws -> BenchResult {
-        let (session, data) = try open()
+        let (session, data) = try open(isProfiled: true)
         return try Bench.measure(session: session, data: data, warmup: warmup, steps: steps)
     }
 
@@ -158,6 +232,11 @@ public final class Job {
             run.train.batchSize = tokens.rows
             run.train.sequenceLength = tokens.time
             run.parallel.microBatches = min(run.parallel.microBatches, tokens.rows)
+            guard run.parallel.replicas <= tokens.rows else {
+                throw RunError.usage(
+                    "\(batch) holds \(tokens.rows) sequences, too few for parallel.replicas \(run.parallel.replicas); use at most \(tokens.rows) replicas"
+                )
+            }
             session = try openSession(dataVocabularySize: nil, readsData: false)
             source = .given(tokens)
         } else {

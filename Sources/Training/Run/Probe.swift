@@ -48,13 +48,19 @@ enum Probe {
         }
         session.runtime.keepsCarryAcrossBatches = true
         let vocabulary = session.model.vocabularySize
-        let isLast = session.rank == communicator.size - 1
-        if isLast { session.runtime.capturedLogits = session.context.tensor(Shape(batch.rows, batch.time, vocabulary)) }
+        let headRank = session.plan.headRank
+        if session.pipeline.rank == headRank {
+            session.runtime.capturedLogits = session.context.tensor(Shape(batch.rows, batch.time, vocabulary))
+        }
         var gradients: [Int: Tensor] = [:]
         let result = try session.trainStep(batch, step: 1, rate: 0) { reduced in
             gradients = reduced.mapValues { $0.copied(pool: session.context.pool, category: .gradients) }
         }
 
+        if let logits = session.runtime.capturedLogits {
+            try session.exchange?.collect(rows: session.plan.cut, width: batch.time * vocabulary, at: logits.pointer)
+        }
+        // Rank numbers of the first pipeline are also those of the job, and it has everything.
         var collector = Collector(communicator: communicator)
         for (index, parameter) in session.model.registry.parameters.enumerated() {
             collector.add("param.\(parameter.name)", parameter.shape.dimensions, owner: session.tied.owner(index)) {
@@ -66,11 +72,10 @@ enum Probe {
                 gradients[index]!
             }
         }
-        collector.add("output", [batch.rows, batch.time, vocabulary], owner: communicator.size - 1) {
+        collector.add("output", [batch.rows, batch.time, vocabulary], owner: headRank) {
             session.runtime.capturedLogits!
         }
-        let state = StreamState.collect(session)
-        try collector.addEverywhere(state.tensors)
+        try collector.addEverywhere(try StreamState.collect(session))
 
         try collector.write(
             to: out,
@@ -122,16 +127,26 @@ private struct Collector {
         entries.append(Entry(name: name, shape: shape, owner: owner, tensor: tensor))
     }
 
-    /// Tensors that only their owner knows of. Collective.
-    mutating func addEverywhere(_ tensors: [(name: String, tensor: Tensor)]) throws {
-        let mine = tensors.map { "\($0.name) \($0.tensor.shape.dimensions.map(String.init).joined(separator: " "))" }
+    /// Tensors that only their owner knows of, in the order of their layers. Collective.
+    mutating func addEverywhere(_ state: StreamState) throws {
+        let mine = state.tensors.map {
+            "\($0.layer) \($0.name) \($0.tensor.shape.dimensions.map(String.init).joined(separator: " "))"
+        }
         let all = try communicator.allGather(Array(mine.joined(separator: "\n").utf8))
+        var found: [(layer: Int, owner: Int, words: [String])] = []
         for (owner, bytes) in all.enumerated() {
             for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
                 let words = line.split(separator: " ").map(String.init)
-                add(words[0], words.dropFirst().map { Int($0)! }, owner: owner) {
-                    tensors.first { $0.name == words[0] }!.tensor
-                }
+                found.append((Int(words[0])!, owner, Array(words.dropFirst())))
+            }
+        }
+        // A layer's tensors lie on one rank, in order.
+        for (_, owner, words) in found.enumerated().sorted(by: {
+            ($0.element.layer, $0.offset) < ($1.element.layer, $1.offset)
+        })
+        .map(\.element) {
+            add(words[0], words.dropFirst().map { Int($0)! }, owner: owner) {
+                state.tensors.first { $0.name == words[0] }!.tensor
             }
         }
     }

@@ -8,23 +8,34 @@ import Tensors
 
 /// One rank's part of a job: its stage of the model, its buffers, and the ways to run a batch through
 /// the pipeline. Training, evaluation, probes and benchmarks are built on it.
+///
+/// With replicas every pipeline runs its share of each batch. Losses and norms are added over all ranks in rank order,
+/// that is replica by replica; after a step all replicas have the same parameters.
 public final class Session {
     public let run: RunConfiguration
     public let model: Model
     public let plan: RunPlan
+    /// All ranks of the job.
     public let communicator: any Communicator
+    /// The ranks of this rank's replica of the pipeline.
+    public let pipeline: any Communicator
+    /// What replicas tell each other; nil when there is one pipeline.
+    public let exchange: ReplicaExchange?
+    /// This replica's share of micro-batches and optimiser state.
+    public let share: ReplicaShare
     public let context: ComputeContext
     public let runtime: StageRuntime
     public let tied: TiedGradients
     public let optimizer: Optimizer
     private let trainer: Interpreter
     private let evaluator: Interpreter
-    /// Bytes handed to the transport by the schedules' messages so far.
-    public private(set) var bytesSent = 0
+    private var scheduleBytesSent = 0
+    /// Bytes handed to the transport so far by the schedules' messages and the exchange between replicas.
+    public var bytesSent: Int { scheduleBytesSent + (exchange?.bytesSent ?? 0) }
 
     public var rank: Int { communicator.rank }
-    /// Stage `s` runs on rank `s`.
-    public var ownedLayers: Range<Int> { plan.stageLayers[rank] }
+    /// Layers of this rank's stages, ascending.
+    public var ownedLayers: [Int] { plan.layers(ofRank: pipeline.rank) }
     /// Records the actions of training steps while it is set.
     public var recorder: TraceRecorder? {
         get { trainer.recorder }
@@ -48,38 +59,38 @@ public final class Session {
 
     /// Collective: every rank passes the same configuration and model.
     ///
-    /// - Parameter layerSeconds: a profile to cut by; nil cuts by FLOPs.
+    /// - Parameter timings: a profile to cut by; nil cuts by FLOPs.
     public init(
-        run: RunConfiguration, model: Model, communicator: any Communicator, layerSeconds: [Double]? = nil
+        run: RunConfiguration, model: Model, communicator: any Communicator, timings: [LayerTiming]? = nil
     ) throws {
         self.run = run
         self.model = model
         self.communicator = communicator
-        if let stages = run.parallel.stages, stages != communicator.size {
-            throw RunError.rankCount(
-                stages: stages, ranks: communicator.size,
-                remedy:
-                    "start \(stages) ranks (mpirun -n \(stages), or --local-ranks \(stages)), or set parallel.stages=auto"
-            )
-        }
+        let layout = try RankLayout(run.parallel, communicator)
+        (pipeline, share) = (layout.pipeline, layout.share)
         context = ComputeContext(threadCount: Self.threadCount(run, communicator))
         // An error shows again, and is reported, at the interpreter's own next call.
         if communicator.size > 1 { context.betweenOperations = { try? communicator.poke() } }
-        optimizer = Optimizer(run.optimizer, context: context)
+        optimizer = Optimizer(run.optimizer, share: share, context: context)
         plan = try RunPlan(
-            model: model, run: run, stageCount: communicator.size, optimizerCopies: optimizer.stateNames.count,
-            layerSeconds: layerSeconds)
+            model: model, run: run, rankCount: pipeline.size, replica: share.replica,
+            optimizerCopies: optimizer.stateNames.count, timings: timings)
         runtime = StageRuntime(model: model, stageLayers: plan.stageLayers, seed: run.seed, context: context)
 
         var rankOfUse: [ObjectIdentifier: Int] = [:]
         for (stage, layers) in plan.stageLayers.enumerated() {
-            for index in layers { for use in model.layers[index].uses { rankOfUse[ObjectIdentifier(use)] = stage } }
+            for use in layers.flatMap({ model.layers[$0].uses }) {
+                rankOfUse[ObjectIdentifier(use)] = plan.placement.ranks[stage]
+            }
         }
         tied = TiedGradients(parameters: model.registry.parameters) { rankOfUse[ObjectIdentifier($0)]! }
 
+        exchange = try layout.replicas.map { [context] in
+            try ReplicaExchange(parameters: model.registry.parameters, communicator: $0, context: context)
+        }
         communicator.timeout = run.parallel.deadlineSeconds
-        trainer = try Interpreter(plan.training, communicator: communicator)
-        evaluator = try Interpreter(plan.evaluation, communicator: communicator)
+        trainer = try Interpreter(plan.training, communicator: pipeline)
+        evaluator = try Interpreter(plan.evaluation, communicator: pipeline)
         try communicator.checkAgreement(on: "kernel variant", KernelVariant.current.description)
     }
 
@@ -90,7 +101,7 @@ public final class Session {
 
     /// Parameters that this rank holds, with their canonical index.
     public var heldParameters: [(index: Int, parameter: Parameter)] {
-        model.registry.parameters.enumerated().filter { tied.isHeld($0.offset, by: rank) }
+        model.registry.parameters.enumerated().filter { tied.isHeld($0.offset, by: pipeline.rank) }
             .map { ($0.offset, $0.element) }
     }
 
@@ -116,11 +127,17 @@ public final class Session {
     ) throws -> StepResult {
         let start = ContinuousClock.now
         let tokenCount = max(1, batch.targetCount)
-        var gradients: [Int: Tensor] = [:]
+        var gradients: [Int: TensorPiece] = [:]
         var result = StepResult(
             loss: .nan, gradientNorm: .nan, seconds: 0, timing: StepTiming(), tokenCount: tokenCount,
             stopRequested: false)
-        runtime.onReduceTied = { [self] in gradients = try tied.reduce(communicator, context) }
+        runtime.onReduceReplicas = { [self] stage in
+            try exchange!.startSums(plan.stageLayers[stage].flatMap { model.layers[$0].uses })
+        }
+        runtime.onReduceTied = { [self] in
+            try exchange?.completeSums()
+            gradients = try tied.reduce(pipeline, share: share, context)
+        }
         runtime.onStep = { [self] in
             let sums = try globalSums(gradients, stopRequested: stopRequested)
             result.loss = sums.loss / Double(tokenCount)
@@ -132,9 +149,9 @@ public final class Session {
                     step: step, loss: result.loss, firstParameter: culprit, checkpoint: lastCheckpoint)
             }
             if let onGradients {
-                try onGradients(gradients)
+                try onGradients(whole(gradients))
             } else {
-                update(gradients, norm: result.gradientNorm, step: step, rate: rate)
+                try update(gradients, norm: result.gradientNorm, step: step, rate: rate)
             }
         }
         runtime.begin(
@@ -142,10 +159,11 @@ public final class Session {
         do {
             result.timing = try trainer.run(runtime)
         } catch {
+            exchange?.abandon()
             // What STEP throws is about the run, not about an action, and all ranks throw it.
             throw error.underlying is RunError ? error.underlying : error
         }
-        bytesSent += result.timing.bytesSent
+        scheduleBytesSent += result.timing.bytesSent
         runtime.finish()
         for (_, parameter) in heldParameters { for use in parameter.uses { use.resetGradient() } }
         result.seconds = (ContinuousClock.now - start).seconds
@@ -166,10 +184,10 @@ public final class Session {
         var (loss, tokens) = (0.0, 0)
         for batch in batches {
             let cut = BatchCut(
-                rows: batch.rows, time: batch.time, microBatchCount: plan.cut.microBatchCount,
-                chunkCount: plan.cut.chunkCount)
+                rows: batch.rows, time: batch.time, microBatchCount: plan.cut.totalMicroBatchCount,
+                chunkCount: plan.cut.chunkCount, share: share)
             runtime.begin(batch: batch, cut: cut, step: 0, isTraining: false, lossScale: 0)
-            bytesSent += try evaluator.run(runtime).bytesSent
+            scheduleBytesSent += try evaluator.run(runtime).bytesSent
             loss += runtime.lossTotal ?? 0
             tokens += batch.targetCount
             runtime.finish()
@@ -177,14 +195,14 @@ public final class Session {
         return (try communicator.sum(loss), tokens)
     }
 
-    /// What must be added over ranks once per step. Every entry has one contributor, so the sum is
-    /// exact and the same for any number of ranks; the norm adds parameters in canonical order.
+    /// What must be added over ranks once per step. Every entry has one contributor per replica, so the sum is
+    /// the same for any number of ranks in a pipeline; the norm adds parameters in canonical order.
     private func globalSums(
-        _ gradients: [Int: Tensor], stopRequested: Bool
+        _ gradients: [Int: TensorPiece], stopRequested: Bool
     ) throws -> (squares: [Double], loss: Double, stopRequests: Double) {
         let count = model.registry.parameters.count
         var values = [Double](repeating: 0, count: count + 2)
-        for (index, gradient) in gradients where tied.owner(index) == rank {
+        for (index, gradient) in gradients where tied.owner(index) == pipeline.rank {
             values[index] = Reductions.sumOfSquares(gradient.pointer, count: gradient.count, threads: context.threads)
         }
         values[count] = runtime.lossTotal ?? 0
@@ -193,12 +211,34 @@ public final class Session {
         return (Array(values[..<count]), values[count], values[count + 1])
     }
 
-    private func update(_ gradients: [Int: Tensor], norm: Double, step: Int, rate: Double) {
+    private func update(_ gradients: [Int: TensorPiece], norm: Double, step: Int, rate: Double) throws {
         var scale = 1.0
         if let limit = run.optimizer.clipNorm, norm > limit { scale = limit / norm }
         for (index, parameter) in heldParameters {
             optimizer.update(parameter, gradient: gradients[index]!, scale: scale, rate: rate, step: step)
+            try exchange?.startGather(parameter.value, parameter: index)
         }
+        guard let exchange else { return }
+        try exchange.completeGathers()
+        for (_, parameter) in heldParameters { parameter.valueChanged() }
+    }
+
+    /// Whole gradients from the replicas' pieces. Collective.
+    private func whole(_ pieces: [Int: TensorPiece]) throws -> [Int: Tensor] {
+        var result: [Int: Tensor] = [:]
+        for (index, parameter) in heldParameters {
+            let piece = pieces[index]!
+            guard let exchange else {
+                result[index] = piece.tensor.reshaped(parameter.shape)
+                continue
+            }
+            let tensor = context.tensor(parameter.shape, .gradients)
+            (tensor.pointer + piece.range.lowerBound).update(from: piece.pointer, count: piece.count)
+            try exchange.startGather(tensor, parameter: index)
+            result[index] = tensor
+        }
+        try exchange?.completeGathers()
+        return result
     }
 }
 

@@ -10,13 +10,14 @@ import Tensors
 /// A tensor is `[L, B, H]`, the `L` layers of a recurrent stack being gathered under the name of its
 /// specification (`h` for `h_l0`, `h_l1`, ...).
 struct StreamState {
-    /// Name and elements, in order of layer and name: `carry.<position in model.layers>.<name>`.
-    let tensors: [(name: String, tensor: Tensor)]
+    /// In order of layer and name: `carry.<position in model.layers>.<name>`.
+    let tensors: [(layer: Int, name: String, tensor: Tensor)]
 
-    /// What one rank's runtime holds now.
-    static func collect(_ session: Session) -> StreamState {
+    /// What one rank's runtime holds now, with the rows of all replicas in replica 0; the others end up with nothing.
+    /// Collective over the replicas of a rank.
+    static func collect(_ session: Session) throws -> StreamState {
         let cut = session.plan.cut
-        var tensors: [(String, Tensor)] = []
+        var tensors: [(layer: Int, name: String, tensor: Tensor)] = []
         for layer in session.ownedLayers {
             let parts = (0..<cut.microBatchCount).compactMap {
                 session.runtime.batchCarry[.init(microBatch: $0, layer: layer)]
@@ -33,7 +34,12 @@ struct StreamState {
                             .update(from: source.pointer, count: source.count)
                     }
                 }
-                tensors.append(("carry.\(layer - 1).\(base)", whole))
+                for l in members.indices {
+                    let start = whole.pointer + l * cut.rows * width
+                    try session.exchange?.collect(rows: cut, width: width, at: start)
+                }
+                guard session.share.replica == 0 else { continue }
+                tensors.append((layer, "carry.\(layer - 1).\(base)", whole))
             }
         }
         return StreamState(tensors: tensors)
@@ -80,5 +86,18 @@ struct StreamState {
             if !names.contains(base) { names.append(base) }
         }
         return names
+    }
+}
+
+extension ReplicaExchange {
+    /// Brings the rows of all replicas to replica 0. Collective over the replicas of a rank.
+    ///
+    /// - Parameter tensor: `[B, width]`; each replica has its own rows.
+    func collect(rows cut: BatchCut, width: Int, at tensor: UnsafeMutablePointer<Float>) throws {
+        let own = tensor + cut.rows(of: share).lowerBound * width
+        try collect(own, into: tensor) { share in
+            let rows = cut.rows(of: share)
+            return rows.lowerBound * width..<rows.upperBound * width
+        }
     }
 }

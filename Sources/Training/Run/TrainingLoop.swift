@@ -23,7 +23,7 @@ public final class TrainingLoop {
         public var trainingLoss: Double
         public var validationLoss: Double?
         public var checkpoint: String?
-        public var sample: String?
+        public var samples: [String] = []
     }
 
     /// - Parameter resolved: the configuration with every default, kept in the run directory.
@@ -97,7 +97,7 @@ public final class TrainingLoop {
         outcome.steps = step
         outcome.checkpoint = lastCheckpoint
         if let request = run.generate {
-            outcome.sample = try TextGenerator(session: session, data: data).generate(request)
+            outcome.samples = try TextGenerator(session: session, data: data).generate(request)
         }
         return outcome
     }
@@ -154,29 +154,23 @@ public final class TrainingLoop {
     private func report(_ text: String) { if isReporter { display.message(text) } }
 
     private func reportPlan() {
-        let parameters = session.model.registry.elementCount
+        let (parallel, threads) = (run.parallel, session.context.threads.threadCount)
+        func counted(_ count: Int, _ noun: String) -> String { "\(count) \(noun)" + (count == 1 ? "" : "s") }
+        let stages = session.plan.stageLayers.map { "\($0.lowerBound)-\($0.upperBound - 1)" }
         report(
-            "\(session.model.layerCount) layers, \(parameters) parameters; \(session.communicator.size) "
-                + (session.communicator.size == 1 ? "rank" : "ranks") + " × \(session.context.threads.threadCount) "
-                + (session.context.threads.threadCount == 1 ? "thread" : "threads")
-                + ", schedule \(run.parallel.schedule), \(run.parallel.microBatches) micro-batches"
-                + (run.parallel.chunks > 1 ? " × \(run.parallel.chunks) chunks" : "") + "; stages "
-                + session.plan.stageLayers.map { "\($0.lowerBound)-\($0.upperBound - 1)" }.joined(separator: " | "))
+            "\(session.model.layerCount) layers, \(session.model.registry.elementCount) parameters; "
+                + "\(counted(session.communicator.size, "rank")) × \(counted(threads, "thread"))"
+                + (parallel.replicas > 1 ? ", \(parallel.replicas) replicas" : "")
+                + ", schedule \(parallel.schedule), \(parallel.microBatches) micro-batches"
+                + (parallel.chunks > 1 ? " × \(parallel.chunks) chunks" : "")
+                + "; stages \(stages.joined(separator: " | "))")
     }
 
     /// Gathers what the ranks recorded into `trace.json`. Collective.
     private func writeTrace() throws {
-        let lines = session.recorder!.actions.map { "\($0.start) \($0.end) \($0.action)" }
+        let recorder = session.recorder!
         session.recorder = nil
-        let parts = try session.communicator.gather(Array(lines.joined(separator: "\n").utf8), root: 0)
-        guard let parts, let store else { return }
-        let timelines = parts.map { part in
-            String(decoding: part, as: UTF8.self).split(separator: "\n").compactMap { line -> TimedAction? in
-                let words = line.split(separator: " ", maxSplits: 2)
-                guard words.count == 3, let action = Action(words[2]) else { return nil }
-                return TimedAction(action: action, start: Double(words[0])!, end: Double(words[1])!)
-            }
-        }
+        guard let timelines = try session.gatherTimelines(recorder), let store else { return }
         try FileSystem.replace(store.directory + "/trace.json", with: Array(Trace.chromeJSON(timelines).utf8))
     }
 }

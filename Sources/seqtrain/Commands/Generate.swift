@@ -12,6 +12,8 @@ struct Generate: ParsableCommand {
     var prompt: String?
     @Option(help: "Tokens to add.")
     var tokens: Int?
+    @Option(help: "Independent texts, made at the same time.")
+    var samples: Int?
     @Option(help: "0 takes the most likely token each time.")
     var temperature: Double?
     @Option(help: "Draw among the k most likely tokens.")
@@ -23,6 +25,7 @@ struct Generate: ParsableCommand {
 
     func validate() throws {
         if let tokens, tokens < 1 { throw ValidationError("--tokens needs at least 1") }
+        if let samples, samples < 1 { throw ValidationError("--samples needs at least 1") }
         if let temperature, !(temperature >= 0) { throw ValidationError("--temperature cannot be negative") }
         if let topK, topK < 1 { throw ValidationError("--top-k needs at least 1") }
         if let topP, !(topP > 0 && topP <= 1) { throw ValidationError("--top-p lies in (0, 1]") }
@@ -34,11 +37,15 @@ struct Generate: ParsableCommand {
             var request = job.run.generate ?? .standard
             if let prompt = options.prompt { request.prompt = prompt }
             if let tokens = options.tokens { request.tokens = tokens }
+            if let samples = options.samples { request.samples = samples }
             if let temperature = options.temperature { request.sampling.temperature = temperature }
             if let topK = options.topK { request.sampling.topK = topK }
             if let topP = options.topP { request.sampling.topP = topP }
             if let seed = options.seed { request.sampling.seed = seed }
-            if job.communicator.rank == 0 { FileHandle.standardOutput.write(Data(request.prompt.utf8)) }
+            // Several texts come whole, each with its prompt.
+            if job.communicator.rank == 0, request.samples == 1 {
+                FileHandle.standardOutput.write(Data(request.prompt.utf8))
+            }
             _ = try job.generate(checkpoint: options.checkpoint, request) { text in
                 FileHandle.standardOutput.write(Data(text.utf8))
             }

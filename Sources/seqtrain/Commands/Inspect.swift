@@ -16,16 +16,39 @@ struct Describe: ParsableCommand {
 
 struct Plan: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Cut, schedule, predicted bubble and memory; no training.")
+        abstract: "Cut, schedule, predicted step, bubble and memory; the best layouts. No training.",
+        discussion: """
+            Describes the configured layout, then measures the layers on this machine, searches replicas, stages per \
+            rank, micro-batches, chunks, schedules and re-materialisation by simulation, and lists the best. Keys \
+            that 'parallel' sets stay as they are, but for micro_batches and chunks.
+            """)
     @OptionGroup var job: JobOptions
     @Option(help: ArgumentHelp("Plan for this many ranks.", valueName: "n"))
     var ranks: Int?
+    @Option(help: ArgumentHelp("Memory of a rank, 8GiB for example; default: parallel.memory_limit."))
+    var memory: String?
+    @Option(help: ArgumentHelp("Write the best layout as a plan file for --plan.", valueName: "file.yaml"))
+    var out: String?
+    @Flag(help: "Only describe the configured layout.")
+    var asConfigured = false
+
+    func validate() throws {
+        if let ranks, ranks < 1 { throw ValidationError("--ranks needs at least 1") }
+        if let memory, ByteCount(memory) == nil {
+            throw ValidationError("--memory '\(memory)' is not an amount of memory; write 8GiB or 512MiB")
+        }
+    }
 
     func run() throws {
-        let ranks = ranks
+        let options = self
         try job.run { job in
-            let text = try job.planDescription(ranks: ranks)
-            if job.communicator.rank == 0 { print(text) }
+            let isReporter = job.communicator.rank == 0
+            let layout = try job.layoutDescription(ranks: options.ranks)
+            if isReporter { print(layout) }
+            guard !options.asConfigured else { return }
+            let text = try job.searchDescription(
+                ranks: options.ranks, memory: options.memory.flatMap(ByteCount.init)?.bytes, out: options.out)
+            if isReporter { print("\n" + text) }
         }
     }
 }

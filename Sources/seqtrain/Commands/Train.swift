@@ -11,7 +11,7 @@ struct Train: ParsableCommand {
             let outcome = try job.train(display: ProgressDisplay())
             guard job.communicator.rank == 0 else { return }
             if let checkpoint = outcome.checkpoint { JobRunner.report("checkpoint \(checkpoint)") }
-            if let sample = outcome.sample { print(sample) }
+            for sample in outcome.samples { print(sample) }
         }
     }
 }

@@ -1,0 +1,122 @@
+import Pipeline
+import Testing
+
+/// What holds for every generator.
+@Suite struct ScheduleGeneratorTests {
+    /// Requests that reach odd, indivisible and tiny cases.
+    static func requests(_ name: String) throws -> [ScheduleRequest] {
+        let takesStages =
+            try ScheduleCatalog.placement(name, ScheduleRequest(rankCount: 2, microBatchCount: 1))
+            == .interleaved(rankCount: 2, virtualStages: 2)
+        return [1, 2, 3, 4, 5, 8].flatMap { p in
+            [1, 2, 3, 5, 8, 13, 17].flatMap { m in
+                [1, 2, 3].flatMap { k in
+                    (takesStages ? [1, 2, 3] : [nil]).map { v in
+                        ScheduleRequest(rankCount: p, virtualStages: v, microBatchCount: m, chunkCount: k)
+                    }
+                }
+            }
+        }
+    }
+
+    @Test(arguments: ScheduleCatalog.names) func everySizeIsProvedLoweredAndTimed(name: String) throws {
+        for request in try Self.requests(name) {
+            let schedule = try ScheduleCatalog.training(name, request)
+            try Verifier.verify(schedule)
+            let lowered = try Lowering.lower(schedule)
+            try Verifier.verify(lowered)
+            let costs = CostModel.uniform(stageCount: schedule.shape.stageCount)
+            let simulation = try Simulator.simulate(schedule, costs)
+            #expect(simulation.ranks.map(\.peakUnits) == schedule.peakUnits, "\(request)")
+            // Posting receives late or waiting for sends may cost time, never gain it.
+            #expect(try Simulator.simulate(lowered, costs).makespan >= simulation.makespan - 1e-9, "\(request)")
+        }
+    }
+
+    @Test(arguments: ScheduleCatalog.names, [Rematerialization.always, .exceptLast])
+    func rematerializedSchedulesAreProved(name: String, mode: Rematerialization) throws {
+        for var request in try Self.requests(name) where request.microBatchCount <= 5 {
+            request.rematerialization = mode
+            let schedule = try ScheduleCatalog.training(name, request)
+            try Verifier.verify(schedule)
+            try Verifier.verify(Lowering.lower(schedule))
+            let costs = CostModel.uniform(stageCount: schedule.shape.stageCount)
+            #expect(try Simulator.simulate(schedule, costs).ranks.map(\.peakUnits) == schedule.peakUnits, "\(request)")
+        }
+    }
+
+    @Test func placementsHaveTheirNames() throws {
+        #expect(Placement.contiguous(stageCount: 3).ranks == [0, 1, 2])
+        #expect(Placement.interleaved(rankCount: 2, virtualStages: 3).ranks == [0, 1, 0, 1, 0, 1])
+        #expect(Placement.vShape(rankCount: 3).ranks == [0, 1, 2, 2, 1, 0])
+        #expect(PlacementKind.allCases.map(\.rawValue) == ["contiguous", "interleaved", "v_shape"])
+        #expect(
+            try ScheduleCatalog.placement("interleaved", ScheduleRequest(rankCount: 2, microBatchCount: 1))
+                == .interleaved(rankCount: 2, virtualStages: 2))
+    }
+
+    static func message(_ name: String, _ request: ScheduleRequest) -> String {
+        do {
+            _ = try ScheduleCatalog.training(name, request)
+            return ""
+        } catch { return error.description }
+    }
+
+    @Test func whatDoesNotGoTogetherIsNamed() {
+        #expect(
+            Self.message("1f1b", ScheduleRequest(rankCount: 2, virtualStages: 2, microBatchCount: 1))
+                == "schedule '1f1b' got virtual_stages 2; expected 1, as it has one stage per rank; interleaved and "
+                + "breadth_first take more")
+        #expect(
+            Self.message("interleaved", ScheduleRequest(rankCount: 2, virtualStages: 0, microBatchCount: 1))
+                == "schedule 'interleaved' got virtual_stages 0; expected 1 or more")
+        #expect(
+            Self.message("zb_h1", ScheduleRequest(rankCount: 2, placement: .interleaved, microBatchCount: 1))
+                == "schedule 'zb_h1' needs placement contiguous, got interleaved; leave the placement out, or choose a "
+                + "schedule that has it: interleaved, breadth_first")
+    }
+
+    @Test(arguments: ScheduleCatalog.names) func everyScheduleComputesTheSame(name: String) throws {
+        for (p, m, k) in [(1, 2, 2), (2, 3, 1), (3, 2, 2), (3, 5, 1), (4, 5, 3)] {
+            let schedule = try ScheduleCatalog.training(
+                name, ScheduleRequest(rankCount: p, microBatchCount: m, chunkCount: k))
+            #expect(
+                try InterpreterTests.gradients(Lowering.lower(schedule)) == InterpreterTests.reference(schedule.shape),
+                "p\(p) m\(m) k\(k)")
+        }
+    }
+
+    /// Ranks stay busy from their first forward on when there is work enough to go round.
+    @Test func evaluationsStream() throws {
+        func makespan(_ placement: Placement, _ m: Int, _ k: Int) throws -> Int {
+            let schedule = ScheduleCatalog.evaluation(placement: placement, microBatchCount: m, chunkCount: k)
+            try Verifier.verify(schedule)
+            try Verifier.verify(Lowering.lower(schedule))
+            let costs = CostModel.uniform(stageCount: placement.stageCount)
+            return Int(try Simulator.simulate(schedule, costs).makespan)
+        }
+        for p in 1...6 {
+            for k in 1...2 {
+                for m in [1, 2, 5, 6, 12, 17] {
+                    let units = m * k
+                    let label: Comment = "p\(p) m\(m) k\(k)"
+                    #expect(try makespan(.contiguous(stageCount: p), m, k) == units + p - 1, label)
+                    #expect(try makespan(.vShape(rankCount: p), m, k) == 2 * units + 2 * (p - 1), label)
+                    for v in 1...3 {
+                        let ring = try makespan(.interleaved(rankCount: p, virtualStages: v), m, k)
+                        if units % p == 0 { #expect(ring == v * units + p - 1, label) }
+                        #expect(ring <= v * (units + p), label)
+                    }
+                }
+            }
+        }
+    }
+
+    /// 1024 ranks and 4096 micro-batches are made within seconds; 1/16 of that here, the cost is linear.
+    @Test(arguments: ScheduleCatalog.names) func largeSchedulesAreMadeFast(name: String) throws {
+        let elapsed = try ContinuousClock().measure {
+            _ = try ScheduleCatalog.training(name, ScheduleRequest(rankCount: 256, microBatchCount: 1024))
+        }
+        #expect(elapsed < .seconds(5))
+    }
+}
