@@ -1,3 +1,4 @@
+import Glibc
 import Kernels
 import Tensors
 
@@ -7,6 +8,10 @@ public enum Initializer: Sendable, Equatable {
     case normal(standardDeviation: Float)
     /// Uniform on `(-bound, bound)`.
     case uniform(bound: Float)
+    /// `log u`, `u` uniform on `(low, high)`: the logarithm of a decay rate.
+    case logUniform(low: Float, high: Float)
+    /// `b` with `log(1 + e^b) = d`, `d` log-uniform on `(low, high)` but at least `floor`: the bias of a step size.
+    case stepBias(low: Float, high: Float, floor: Float)
     /// `base` everywhere, then `value` added on rows `rows`: a forget-gate bias, for example.
     indirect case shifted(base: Initializer, rows: Range<Int>, value: Float)
     /// The elements themselves: time constants spread over a range, for example.
@@ -66,11 +71,26 @@ public final class Parameter {
         case .values(let values):
             require(values.count == value.count, "initial values: \(values.count); expected \(value.count)")
             value.copy(from: values, count: values.count)
+        case .logUniform(let low, let high):
+            drawUniform(into: value, stream) { log(Double(low) + Double(high - low) * $0) }
+        case .stepBias(let low, let high, let floor):
+            drawUniform(into: value, stream) {
+                let step = max(exp(log(Double(low)) + (log(Double(high)) - log(Double(low))) * $0), Double(floor))
+                return step + log(-expm1(-step))
+            }
         case .shifted(let base, let rows, let shift):
             fill(value, base, stream: stream)
             let width = value.count / value.shape[0]
             for i in rows.lowerBound * width..<rows.upperBound * width { value.pointer[i] += shift }
         }
+    }
+
+    /// `transform(u)` of draws `u` on (0, 1).
+    private static func drawUniform(
+        into value: Tensor, _ stream: ParameterStream, _ transform: (Double) -> Double
+    ) {
+        stream.uniform(into: value, bound: 0.5)
+        for i in 0..<value.count { value.pointer[i] = Float(transform(Double(value.pointer[i]) + 0.5)) }
     }
 }
 

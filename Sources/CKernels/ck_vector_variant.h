@@ -32,6 +32,20 @@ typedef int32_t vi __attribute__((ext_vector_type(16)));
 typedef uint32_t vu __attribute__((ext_vector_type(16)));
 typedef double vd __attribute__((ext_vector_type(8)));
 enum { CK_LANES = 16 };
+
+// Runs the body for i = 0, 16, 32, ... < n. LOAD and STORE touch at most n elements; the arithmetic of a short last
+// vector is that of a full one.
+#define EACH(n, ...)                                                                                              \
+  do {                                                                                                            \
+    const size_t count_ = (n);                                                                                    \
+    size_t i = 0;                                                                                                 \
+    for (; i + CK_LANES <= count_; i += CK_LANES) { const int whole_ = 1; __VA_ARGS__ }                           \
+    if (i < count_) { const int whole_ = 0; __VA_ARGS__ }                                                         \
+  } while (0)
+#define LOAD(p) (whole_ ? v_load((p) + i) : v_load_part((p) + i, count_ - i))
+#define STORE(p, v) (whole_ ? v_store((p) + i, (v)) : v_store_part((p) + i, (v), count_ - i))
+// Lanes past the end read as zero; where zero is not neutral, use this value instead.
+#define LOAD_OR(p, other) (whole_ ? v_load((p) + i) : v_select(v_iota() < (int32_t)(count_ - i), v_load_part((p) + i, count_ - i), v_all(other)))
 #endif
 
 // Short names; each resolves to the function of the variant being compiled.

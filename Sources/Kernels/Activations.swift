@@ -76,4 +76,25 @@ public enum Activations {
             ck_swiglu_backward(dGate + start, dUp + start, dy + start, gate + start, up + start, length)
         }
     }
+
+    /// `y = log(1 + eˣ)`; `y` may be `x`. Its derivative is the logistic function.
+    public static func softplus(_ x: Source, into y: Destination, count: Int, threads: ThreadPool) {
+        threads.forEachPanel(of: count) { start, length in ck_softplus(y + start, x + start, length) }
+    }
+
+    /// `y = factor · log σ(x)`; `y` may be `x`.
+    public static func logSigmoid(
+        _ x: Source, factor: Float, into y: Destination, count: Int, threads: ThreadPool
+    ) {
+        threads.forEachPanel(of: count) { start, length in ck_log_sigmoid(y + start, x + start, factor, length) }
+    }
+
+    /// `dx = dy · factor · σ(−x)`; `dx` may be `dy`.
+    public static func logSigmoidBackward(
+        _ dy: Source, x: Source, factor: Float, into dx: Destination, count: Int, threads: ThreadPool
+    ) {
+        threads.forEachPanel(of: count) { start, length in
+            ck_log_sigmoid_backward(dx + start, dy + start, x + start, factor, length)
+        }
+    }
 }

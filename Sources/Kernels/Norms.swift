@@ -86,4 +86,23 @@ public enum Norms {
                 dWeight + column, dy + column, x + column, mean, rstd, width, rows, count)
         }
     }
+
+    /// `y = x / √(Σ x² + epsilon)` along rows; `rstd` `[rows]` keeps the factors.
+    public static func l2(
+        _ x: Source, epsilon: Float, into y: Destination, rstd: Destination, rows: Int, width: Int, threads: ThreadPool
+    ) {
+        require(width > 0, "Norms.l2: width \(width); expected at least 1")
+        threads.forEachRowPanel(of: rows, width: width) { row, count in
+            ck_l2_norm(y + row * width, rstd + row, x + row * width, count, width, epsilon)
+        }
+    }
+
+    /// `dx = rstd·(dy − y·(dy·y))`; `dx` may be `dy`.
+    public static func l2Backward(
+        _ dy: Source, y: Source, rstd: Source, into dx: Destination, rows: Int, width: Int, threads: ThreadPool
+    ) {
+        threads.forEachRowPanel(of: rows, width: width) { row, count in
+            ck_l2_norm_backward(dx + row * width, dy + row * width, y + row * width, rstd + row, count, width)
+        }
+    }
 }

@@ -119,4 +119,21 @@ import Testing
         Activations.swiGLU(gate: limits, up: one, into: &y, count: 1, threads: onePool)
         #expect(y[0] == 0)
     }
+
+    /// Relative accuracy holds in both tails, and the ends are the right ones.
+    @Test func softplusAndLogSigmoid() {
+        let x: [Float] =
+            (0..<200).map { Float($0 - 100) * 0.87 } + [0, 1e-20, -1e-20, -103, 500, .infinity, -.infinity, .nan]
+        var plus = zeros(x.count), gate = zeros(x.count), slope = zeros(x.count)
+        let ones = [Float](repeating: 1, count: x.count)
+        Activations.softplus(x, into: &plus, count: x.count, threads: onePool)
+        Activations.logSigmoid(x, factor: 0.0625, into: &gate, count: x.count, threads: onePool)
+        Activations.logSigmoidBackward(ones, x: x, factor: 0.0625, into: &slope, count: x.count, threads: onePool)
+        for (i, value) in x.enumerated() {
+            func reference(_ v: Double) -> Double { v.isNaN ? v : max(v, 0) + log1p(exp(-abs(v))) }
+            #expect(ulps(plus[i], reference(Double(value))) < 4, "softplus \(value): \(plus[i])")
+            #expect(ulps(gate[i], -0.0625 * reference(-Double(value))) < 4, "log σ \(value): \(gate[i])")
+            #expect(abs(Double(slope[i]) - 0.0625 / (1 + exp(Double(value)))) < 1e-7 || value.isNaN)
+        }
+    }
 }

@@ -105,4 +105,22 @@ import Testing
         Norms.rms(x, weight: w, epsilon: 1e-5, into: &y, rstd: &rstd, rows: rows, width: width, threads: onePool)
         for r in 0..<rows { #expect(y[r * width..<(r + 1) * width].allSatisfy { $0.isNaN == (r == 1) }) }
     }
+
+    @Test(arguments: shapes) func l2Norm(rows: Int, width: Int) {
+        let count = rows * width
+        let x = randomFloats(count, seed: 1, scale: 3), g = randomFloats(count, seed: 2)
+        var y = zeros(count), rstd = zeros(rows), dx = zeros(count)
+        Norms.l2(x, epsilon: 1e-6, into: &y, rstd: &rstd, rows: rows, width: width, threads: twoPool)
+        Norms.l2Backward(g, y: y, rstd: rstd, into: &dx, rows: rows, width: width, threads: twoPool)
+        var expectedY = [Double](), expectedDx = [Double]()
+        for r in 0..<rows {
+            let row = x[r * width..<(r + 1) * width].map(Double.init), upstream = g[r * width..<(r + 1) * width]
+            let factor = 1 / (row.reduce(0) { $0 + $1 * $1 } + 1e-6).squareRoot()
+            let dot = zip(row, upstream).reduce(0) { $0 + $1.0 * factor * Double($1.1) }
+            expectedY += row.map { $0 * factor }
+            expectedDx += zip(row, upstream).map { (Double($1) - $0 * factor * dot) * factor }
+        }
+        #expect(relativeError(y, expectedY) < 1e-6)
+        if width > 1 { #expect(relativeError(dx, expectedDx) < 1e-6) }
+    }
 }

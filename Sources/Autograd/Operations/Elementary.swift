@@ -43,16 +43,51 @@ extension Tape {
         return result
     }
 
+    /// `a ⊙ b`, equal shapes.
+    public func multiply(_ a: Variable, _ b: Variable) -> Variable {
+        require(a.value.count == b.value.count, "multiply: \(a.shape) and \(b.shape)")
+        let y = context.tensor(a.shape)
+        Elementwise.multiply(a.value.pointer, b.value.pointer, into: y.pointer, count: y.count, threads: threads)
+        let result = output(y, from: a, b)
+        record(result) { dy in
+            for (input, other) in [(a, b), (b, a)] where input.needsGradient {
+                let gradient = self.context.tensor(a.shape)
+                Elementwise.multiply(
+                    dy.pointer, other.value.pointer, into: gradient.pointer, count: dy.count, threads: self.threads)
+                input.accumulate(gradient, self.context)
+            }
+        }
+        return result
+    }
+
     /// Gaussian error linear unit (arXiv 1606.08415), erf or tanh form.
-    public func gelu(_ x: Variable, tanhForm: Bool) -> Variable {
+    public func gelu(_ x: Variable, tanhForm: Bool) -> Variable { activation(tanhForm ? .geluTanh : .gelu, x) }
+
+    /// An element-wise nonlinearity.
+    public func activation(_ activation: Activation, _ x: Variable) -> Variable {
         let y = context.tensor(x.shape)
-        let form: Activation = tanhForm ? .geluTanh : .gelu
-        Activations.forward(form, x.value.pointer, into: y.pointer, count: y.count, threads: threads)
+        Activations.forward(activation, x.value.pointer, into: y.pointer, count: y.count, threads: threads)
         let result = output(y, from: x)
+        let saved = activation.savesOutput ? y : x.value
         record(result) { dy in
             let dx = self.context.tensor(x.shape)
             Activations.backward(
-                form, dy.pointer, saved: x.value.pointer, into: dx.pointer, count: dy.count, threads: self.threads)
+                activation, dy.pointer, saved: saved.pointer, into: dx.pointer, count: dy.count, threads: self.threads)
+            x.accumulate(dx, self.context)
+        }
+        return result
+    }
+
+    /// `factor · log σ(x)`: the logarithm of a forget gate.
+    public func logSigmoid(_ x: Variable, factor: Float = 1) -> Variable {
+        let y = context.tensor(x.shape)
+        Activations.logSigmoid(x.value.pointer, factor: factor, into: y.pointer, count: y.count, threads: threads)
+        let result = output(y, from: x)
+        record(result) { dy in
+            let dx = self.context.tensor(x.shape)
+            Activations.logSigmoidBackward(
+                dy.pointer, x: x.value.pointer, factor: factor, into: dx.pointer, count: dy.count,
+                threads: self.threads)
             x.accumulate(dx, self.context)
         }
         return result

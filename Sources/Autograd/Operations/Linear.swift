@@ -24,6 +24,43 @@ extension Tape {
         return result
     }
 
+    /// `x Wᵀ` whose columns go to several variables: the rows of `weight` in pieces of `widths`, in order.
+    ///
+    /// - Parameters:
+    ///   - x: `[R, in]`. - weight: `[Σ widths, in]`.
+    /// - Returns: `[R, widths[i]]` each.
+    public func linear(_ x: Variable, weight: ParameterUse, splitting widths: [Int]) -> [Variable] {
+        let (rows, input) = (x.value.rows, x.value.width)
+        require(
+            weight.shape[1] == input && weight.shape[0] == widths.reduce(0, +),
+            "linear '\(weight.parameter.name)': x is \(x.shape), weight \(weight.shape), pieces \(widths)")
+        var first = 0
+        return widths.map { width in
+            let offset = first * input
+            first += width
+            let y = context.tensor(Shape(rows, width))
+            GEMM.multiply(
+                x.value.pointer, lda: input, weight.value.pointer + offset, transposeB: true, ldb: input, m: rows,
+                n: width, k: input, accumulate: false, into: y.pointer, ldc: width, threads: threads)
+            let result = output(y, from: x, hasParameters: true)
+            record(result) { dy in
+                if x.needsGradient {
+                    let (dx, isFresh) = x.writableGradient(self.context)
+                    GEMM.multiply(
+                        dy.pointer, lda: width, weight.value.pointer + offset, ldb: input, m: rows, n: input,
+                        k: width, accumulate: !isFresh, into: dx.pointer, ldc: input, threads: self.threads)
+                }
+                self.postpone { [context = self.context, threads = self.threads] in
+                    let dw = weight.gradient(context)
+                    GEMM.multiply(
+                        dy.pointer, transposeA: true, lda: width, x.value.pointer, ldb: input, m: width, n: input,
+                        k: rows, accumulate: true, into: dw.pointer + offset, ldc: input, threads: threads)
+                }
+            }
+            return result
+        }
+    }
+
     /// `dx += dy W`.
     func multiplyGradient(_ dy: Tensor, weight: ParameterUse, into x: Variable) {
         guard x.needsGradient else { return }

@@ -56,4 +56,76 @@ extension Tape {
         }
         return result
     }
+
+    /// A norm over groups of channels with an optional gate, see `GatedNormShape`.
+    ///
+    /// - Parameters:
+    ///   - x: `[R, groupCount·groupWidth]`. - gate: alike; nil when the shape has none.
+    ///   - weight: `[groupWidth]` or `[groupCount·groupWidth]`. - addsOne: the norm is scaled by 1 + weight.
+    public func gatedNorm(
+        _ x: Variable, gate: Variable?, weight: ParameterUse, addsOne: Bool = false, _ shape: GatedNormShape
+    )
+        -> Variable
+    {
+        let rows = x.value.rows
+        require(
+            x.value.width == shape.width && weight.shape.count == shape.weightCount,
+            "gatedNorm '\(weight.parameter.name)': x is \(x.shape), weight \(weight.shape); expected \(shape)")
+        var scale = weight.value
+        if addsOne {
+            scale = context.tensor(weight.shape)
+            scale.fill(1)
+            Elementwise.add(weight.value.pointer, to: scale.pointer, count: scale.count, threads: threads)
+        }
+        let y = context.tensor(x.shape)
+        let mean = context.tensor(Shape(rows, shape.groupCount))
+        let rstd = context.tensor(Shape(rows, shape.groupCount))
+        GatedNormKernel.forward(
+            x.value.pointer, gate: gate?.value.pointer.constant, weight: scale.pointer, into: y.pointer,
+            mean: mean.pointer, rstd: rstd.pointer, rows: rows, shape: shape, threads: threads)
+        let result = output(y, from: x, gate, hasParameters: true)
+        record(result) { [scale] dy in
+            let dx = self.context.tensor(x.shape)
+            let dGate = gate.map { self.context.tensor($0.shape) }
+            let panels = self.context.tensor(Shape(GatedNormKernel.panelCount(rows: rows), shape.weightCount))
+            GatedNormKernel.backward(
+                dy.pointer, x: x.value.pointer, gate: gate?.value.pointer.constant, weight: scale.pointer,
+                mean: mean.pointer, rstd: rstd.pointer, into: dx.pointer, dGate: dGate?.pointer,
+                dWeightPanels: panels.pointer, rows: rows, shape: shape, threads: self.threads)
+            x.accumulate(dx, self.context)
+            if let dGate { gate?.accumulate(dGate, self.context) }
+            self.postponeColumnSums(panels, into: weight)
+        }
+        return result
+    }
+
+    /// `weight gradient += Σ_rows`, later.
+    func postponeColumnSums(_ rows: Tensor, into weight: ParameterUse) {
+        postpone { [context, threads] in
+            let (gradient, isFresh) = weight.writableGradient(context)
+            Reductions.columnSums(
+                rows.pointer, rows: rows.rows, columns: rows.width, accumulate: !isFresh, into: gradient.pointer,
+                threads: threads)
+        }
+    }
+
+    /// `x / √(Σ x² + ε)` over neighbouring groups of `width` channels of `x [R, C]`, `C` a multiple of `width`.
+    public func l2Norm(_ x: Variable, width: Int, epsilon: Float = 1e-6) -> Variable {
+        let rows = x.value.count / width
+        require(x.value.width % width == 0, "l2Norm: x is \(x.shape); expected a multiple of \(width) channels")
+        let y = context.tensor(x.shape)
+        let rstd = context.tensor(Shape(rows))
+        Norms.l2(
+            x.value.pointer, epsilon: epsilon, into: y.pointer, rstd: rstd.pointer, rows: rows, width: width,
+            threads: threads)
+        let result = output(y, from: x)
+        record(result) { dy in
+            let dx = self.context.tensor(x.shape)
+            Norms.l2Backward(
+                dy.pointer, y: y.pointer, rstd: rstd.pointer, into: dx.pointer, rows: rows, width: width,
+                threads: self.threads)
+            x.accumulate(dx, self.context)
+        }
+        return result
+    }
 }

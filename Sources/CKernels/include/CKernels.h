@@ -4,3 +4,5 @@
 #include "ck_recurrent.h"
 #include "ck_vector.h"
 #include "ck_attention.h"
+#include "ck_mixer.h"
+#include "ck_cells.h"

@@ -1,0 +1,26 @@
+#include "ck_mixer.h"
+#include "ck_vector_dispatch.h"
+
+#define CK_VARIANT 0
+#include "ck_mixer_loops.h"
+#undef CK_VARIANT
+#if defined(__x86_64__)
+#define CK_VARIANT 3
+#include "ck_mixer_loops.h"
+#undef CK_VARIANT
+#define CK_VARIANT 4
+#include "ck_mixer_loops.h"
+#undef CK_VARIANT
+#endif
+
+CK_DISPATCH(void, ck_short_convolution, (float *y, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count, int silu), y, x, past, w, bias, channels, taps, first, count, silu)
+CK_DISPATCH(void, ck_short_convolution_slope, (float *dpre, const float *dy, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count), dpre, dy, x, past, w, bias, channels, taps, first, count)
+CK_DISPATCH(void, ck_short_convolution_input_gradient, (float *dx, const float *dpre, const float *w, size_t time, size_t channels, size_t taps, ptrdiff_t first, size_t count), dx, dpre, w, time, channels, taps, first, count)
+CK_DISPATCH(void, ck_short_convolution_weight_gradient, (float *dw, const float *dpre, const float *x, const float *past, size_t ld, size_t time, size_t columns, size_t taps), dw, dpre, x, past, ld, time, columns, taps)
+CK_DISPATCH(void, ck_gated_norm, (float *y, float *mean, float *rstd, const float *x, const float *z, const float *w, size_t rows, const ck_gated_norm_shape *shape), y, mean, rstd, x, z, w, rows, shape)
+CK_DISPATCH(void, ck_gated_norm_backward, (float *dx, float *dz, float *dw, const float *dy, const float *x, const float *z, const float *w, const float *mean, const float *rstd, size_t rows, const ck_gated_norm_shape *shape), dx, dz, dw, dy, x, z, w, mean, rstd, rows, shape)
+CK_DISPATCH(void, ck_softplus, (float *y, const float *x, size_t n), y, x, n)
+CK_DISPATCH(void, ck_log_sigmoid, (float *y, const float *x, float factor, size_t n), y, x, factor, n)
+CK_DISPATCH(void, ck_log_sigmoid_backward, (float *dx, const float *dy, const float *x, float factor, size_t n), dx, dy, x, factor, n)
+CK_DISPATCH(void, ck_l2_norm, (float *y, float *rstd, const float *x, size_t rows, size_t width, float epsilon), y, rstd, x, rows, width, epsilon)
+CK_DISPATCH(void, ck_l2_norm_backward, (float *dx, const float *dy, const float *y, const float *rstd, size_t rows, size_t width), dx, dy, y, rstd, rows, width)

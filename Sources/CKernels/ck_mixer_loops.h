@@ -1,0 +1,188 @@
+// The loops of ck_mixer.h, for one variant; included by ck_mixer.c. Formulas and shapes are in ck_mixer.h.
+#include "ck_vector_variant.h"
+
+#define v_gate CK_NAME(ck_mixer_gate)
+#define v_softplus CK_NAME(ck_mixer_softplus)
+#define convolved CK_NAME(ck_mixer_convolved)
+#define row_at CK_NAME(ck_mixer_row_at)
+
+// silu (kind 1) or σ (kind 2), and the derivative beside it. −∞·0 would be NaN where the limit is 0, so silu's factor is
+// bounded where σ has vanished.
+CK_INLINE vf v_gate(vf z, const int kind, vf *slope) {
+  z = v_select(z < -110.0f, v_all(-110.0f), z);
+  z = v_select(z > 110.0f, v_all(110.0f), z);
+  vf s = v_sigmoid(z), rest = v_sigmoid(-z);
+  if (slope) *slope = kind == 1 ? s + s * (z * rest) : s * rest;
+  return kind == 1 ? z * s : s;
+}
+
+// log(1 + e^{−|x|}) with what rounding 1 + e^{−|x|} lost put back, then max(x, 0) added.
+CK_INLINE vf v_softplus(vf x) {
+  vf e = v_exp((vf)((vi)x | (int32_t)0x80000000)), u = e + 1.0f;
+  vf log = v_log(u) + v_divide(e - (u - 1.0f), u);
+  return v_select(x > 0.0f, x, x != x ? x : v_all(0.0f)) + log;
+}
+
+// Row t of a sequence that is preceded by its past; null where there is none.
+CK_INLINE const float *row_at(const float *x, const float *past, size_t ld, size_t taps, ptrdiff_t t) {
+  if (t >= 0) return x + t * ld;
+  return past ? past + (t + (ptrdiff_t)taps - 1) * ld : 0;
+}
+
+CK_INLINE vf convolved(const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t t, size_t i, const int whole_, size_t count_) {
+  vf sum = bias ? LOAD(bias) : v_all(0);
+  for (size_t k = 0; k < taps; k++) {
+    const float *row = row_at(x, past, channels, taps, (ptrdiff_t)(t + k) - (ptrdiff_t)(taps - 1));
+    if (row) sum = LOAD(row) * LOAD(w + k * channels) + sum;
+  }
+  return sum;
+}
+
+CK_LOOP void CK_NAME(ck_short_convolution)(float *y, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count, int silu) {
+  for (size_t t = first; t < first + count; t++) {
+    float *out = y + t * channels;
+    if (silu)
+      EACH(channels, STORE(out, v_gate(convolved(x, past, w, bias, channels, taps, t, i, whole_, count_), 1, 0)););
+    else
+      EACH(channels, STORE(out, convolved(x, past, w, bias, channels, taps, t, i, whole_, count_)););
+  }
+}
+
+CK_LOOP void CK_NAME(ck_short_convolution_slope)(float *dpre, const float *dy, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count) {
+  for (size_t t = first; t < first + count; t++) {
+    float *out = dpre + t * channels;
+    const float *in = dy + t * channels;
+    EACH(channels, {
+      vf slope;
+      v_gate(convolved(x, past, w, bias, channels, taps, t, i, whole_, count_), 1, &slope);
+      STORE(out, LOAD(in) * slope);
+    });
+  }
+}
+
+CK_LOOP void CK_NAME(ck_short_convolution_input_gradient)(float *dx, const float *dpre, const float *w, size_t time, size_t channels, size_t taps, ptrdiff_t first, size_t count) {
+  for (size_t r = 0; r < count; r++, dx += channels) {
+    ptrdiff_t last = first + (ptrdiff_t)(r + taps - 1); // tap k meets dpre row `last − k`
+    EACH(channels, {
+      vf sum = {0};
+      for (size_t k = 0; k < taps; k++) {
+        ptrdiff_t t = last - (ptrdiff_t)k;
+        if (t >= 0 && t < (ptrdiff_t)time) sum = LOAD(dpre + t * channels) * LOAD(w + k * channels) + sum;
+      }
+      STORE(dx, sum);
+    });
+  }
+}
+
+CK_LOOP void CK_NAME(ck_short_convolution_weight_gradient)(float *dw, const float *dpre, const float *x, const float *past, size_t ld, size_t time, size_t columns, size_t taps) {
+  for (size_t t0 = 0; t0 < time; t0 += 32) { // short chains of rounding, and rows that stay in cache for all taps
+    size_t t1 = t0 + 32 < time ? t0 + 32 : time;
+    for (size_t k = 0; k < taps; k++) {
+      float *out = dw + k * ld;
+      EACH(columns, {
+        vf sum = {0};
+        for (size_t t = t0; t < t1; t++) {
+          const float *row = row_at(x, past, ld, taps, (ptrdiff_t)(t + k) - (ptrdiff_t)(taps - 1));
+          if (row) sum = LOAD(dpre + t * ld) * LOAD(row) + sum;
+        }
+        STORE(out, LOAD(out) + sum);
+      });
+    }
+  }
+}
+
+CK_LOOP void CK_NAME(ck_gated_norm)(float *y, float *mean, float *rstd, const float *x, const float *z, const float *w, size_t rows, const ck_gated_norm_shape *shape) {
+  const size_t d = shape->width;
+  const int kind = shape->gate, first = shape->gate && shape->gate_first;
+  for (size_t r = 0; r < rows * shape->groups; r++, x += d, y += d) {
+    const float *scale = shape->shared ? w : w + r % shape->groups * d, *gate = z ? z + r * d : 0;
+    float m = 0;
+    vf a = {0};
+    if (shape->centred) {
+      EACH(d, a = a + LOAD(x););
+      m = v_sum(a) / (float)d;
+      mean[r] = m;
+      a = v_all(0);
+    }
+    if (first) // the gated values wait in y
+      EACH(d, { vf u = LOAD(x) * v_gate(LOAD(gate), kind, 0); STORE(y, u); a = u * u + a; });
+    else
+      EACH(d, { vf c = LOAD_OR(x, m) - m; a = c * c + a; });
+    float factor = 1.0f / __builtin_sqrtf(v_sum(a) / (float)d + shape->epsilon);
+    rstd[r] = factor;
+    if (first)
+      EACH(d, STORE(y, LOAD(scale) * (LOAD(y) * factor)););
+    else if (kind)
+      EACH(d, STORE(y, (LOAD(scale) * ((LOAD(x) - m) * factor)) * v_gate(LOAD(gate), kind, 0)););
+    else
+      EACH(d, STORE(y, LOAD(scale) * ((LOAD(x) - m) * factor)););
+  }
+}
+
+CK_LOOP void CK_NAME(ck_gated_norm_backward)(float *dx, float *dz, float *dw, const float *dy, const float *x, const float *z, const float *w, const float *mean, const float *rstd, size_t rows, const ck_gated_norm_shape *shape) {
+  const size_t d = shape->width;
+  const int kind = shape->gate, first = shape->gate && shape->gate_first;
+  for (size_t r = 0; r < rows * shape->groups; r++, dx += d, dy += d, x += d) {
+    const size_t own = shape->shared ? 0 : r % shape->groups * d;
+    const float *scale = w + own, *gate = z ? z + r * d : 0;
+    float *dscale = dw + own, *dgate = dz ? dz + r * d : 0;
+    const float m = shape->centred ? mean[r] : 0, factor = rstd[r];
+    // n: the normalised values, g: the gradient that reaches them. dx waits for the two means over the group.
+    vf a = {0}, b = {0};
+    EACH(d, {
+      vf value = LOAD(x) - m, upstream = LOAD(dy), weight = LOAD(scale), n, g, slope = v_all(0), open = v_all(1);
+      if (kind) open = v_gate(LOAD(gate), kind, &slope);
+      if (first) {
+        n = (value * open) * factor;
+        g = upstream * weight;
+      } else {
+        n = LOAD_OR(x, m) - m;
+        n = n * factor;
+        g = (upstream * open) * weight;
+        if (kind) {
+          STORE(dgate, (upstream * weight) * (n * slope));
+          upstream = upstream * open;
+        }
+      }
+      STORE(dscale, upstream * n + LOAD(dscale));
+      STORE(dx, g);
+      a = a + g;
+      b = g * n + b;
+    });
+    const float shift = shape->centred ? v_sum(a) / (float)d : 0, pull = v_sum(b) / (float)d;
+    EACH(d, {
+      vf value = LOAD(x) - m;
+      if (first) {
+        vf slope, open = v_gate(LOAD(gate), kind, &slope);
+        vf du = (LOAD(dx) - ((value * open) * factor) * pull) * factor;
+        STORE(dgate, (du * value) * slope);
+        STORE(dx, du * open);
+      } else {
+        STORE(dx, ((LOAD(dx) - shift) - (value * factor) * pull) * factor);
+      }
+    });
+  }
+}
+
+CK_LOOP void CK_NAME(ck_softplus)(float *y, const float *x, size_t n) { EACH(n, STORE(y, v_softplus(LOAD(x)));); }
+CK_LOOP void CK_NAME(ck_log_sigmoid)(float *y, const float *x, float factor, size_t n) { EACH(n, STORE(y, v_softplus(-LOAD(x)) * -factor);); }
+CK_LOOP void CK_NAME(ck_log_sigmoid_backward)(float *dx, const float *dy, const float *x, float factor, size_t n) {
+  EACH(n, STORE(dx, (LOAD(dy) * factor) * v_sigmoid(-LOAD(x))););
+}
+
+CK_LOOP void CK_NAME(ck_l2_norm)(float *y, float *rstd, const float *x, size_t rows, size_t width, float epsilon) {
+  for (size_t r = 0; r < rows; r++, y += width, x += width) {
+    vf a = {0};
+    EACH(width, { vf p = LOAD(x); a = p * p + a; });
+    float factor = rstd[r] = 1.0f / __builtin_sqrtf(v_sum(a) + epsilon);
+    EACH(width, STORE(y, LOAD(x) * factor););
+  }
+}
+CK_LOOP void CK_NAME(ck_l2_norm_backward)(float *dx, const float *dy, const float *y, const float *rstd, size_t rows, size_t width) {
+  for (size_t r = 0; r < rows; r++, dx += width, dy += width, y += width) {
+    vf a = {0};
+    EACH(width, a = LOAD(dy) * LOAD(y) + a;);
+    float dot = v_sum(a), factor = rstd[r];
+    EACH(width, STORE(dx, (LOAD(dy) - LOAD(y) * dot) * factor););
+  }
+}

@@ -1,0 +1,44 @@
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+// Point-wise and row-wise parts that several sequence mixers share. Bits do not depend on how callers cut rows.
+
+// Causal depth-wise convolution of one sequence, W taps, tap-major weights [W, C]:
+//   y_t = bias + Σ_k w_k ⊙ x_{t−W+1+k},  k ascending; x_{−W+1} … x_{−1} are the rows of `past` [W−1, C] (null: zeros).
+
+/// Rows first ..< first + count of y [T, C] from x [T, C]; `silu` ≠ 0: y_t = silu(·). bias may be null.
+void ck_short_convolution(float *y, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count, int silu);
+/// dpre = dy ⊙ silu′(·), rows as above; the argument is computed again.
+void ck_short_convolution_slope(float *dpre, const float *dy, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count);
+/// dx_j = Σ_k w_k ⊙ dpre_{j+W−1−k} for j = first ..< first + count, terms inside 0 ..< time; j < 0 names rows of the past. dx is
+/// where row `first` goes.
+void ck_short_convolution_input_gradient(float *dx, const float *dpre, const float *w, size_t time, size_t channels, size_t taps, ptrdiff_t first, size_t count);
+/// dw [W, ·] += Σ_t dpre_t ⊙ x_{t−W+1+k} for `columns` neighbouring channels of rows of length ld; 32 rows at a time. dw rows are ld apart.
+void ck_short_convolution_weight_gradient(float *dw, const float *dpre, const float *x, const float *past, size_t ld, size_t time, size_t columns, size_t taps);
+
+/// How ck_gated_norm works on rows of groups·width channels.
+typedef struct {
+  size_t groups, width;
+  int centred;      ///< 1: LayerNorm (mean removed), 0: RMSNorm
+  int gate;         ///< 0: none, 1: silu(z), 2: σ(z)
+  int gate_first;   ///< 1: norm(x ⊙ a(z)) ⊙ w, 0: norm(x) ⊙ w ⊙ a(z)
+  int shared;       ///< 1: w is [width] for all groups, 0: [groups·width]
+  float epsilon;
+} ck_gated_norm_shape;
+
+/// y = norm_group(x) ⊙ w ⊙ a(z); mean and rstd [rows, groups] are kept for the backward (mean only when centred).
+void ck_gated_norm(float *y, float *mean, float *rstd, const float *x, const float *z, const float *w, size_t rows, const ck_gated_norm_shape *shape);
+/// dx, dz (null without a gate) overwritten; dw += the sum over these rows, in row order.
+void ck_gated_norm_backward(float *dx, float *dz, float *dw, const float *dy, const float *x, const float *z, const float *w, const float *mean, const float *rstd, size_t rows, const ck_gated_norm_shape *shape);
+
+/// y = log(1 + e^x), relative error a few ulp also where y is small.
+void ck_softplus(float *y, const float *x, size_t n);
+/// y = factor · log σ(x) = −factor · softplus(−x)
+void ck_log_sigmoid(float *y, const float *x, float factor, size_t n);
+/// dx = dy · factor · σ(−x)
+void ck_log_sigmoid_backward(float *dx, const float *dy, const float *x, float factor, size_t n);
+
+/// Rows of `width`: y = x / √(Σ x² + epsilon); rstd keeps the factors.
+void ck_l2_norm(float *y, float *rstd, const float *x, size_t rows, size_t width, float epsilon);
+/// dx = rstd · (dy − y · Σ dy·y)
+void ck_l2_norm_backward(float *dx, const float *dy, const float *y, const float *rstd, size_t rows, size_t width);
