@@ -2,7 +2,6 @@
 #include "ck_vector_variant.h"
 
 #define v_gate CK_NAME(ck_mixer_gate)
-#define v_softplus CK_NAME(ck_mixer_softplus)
 #define convolved CK_NAME(ck_mixer_convolved)
 #define row_at CK_NAME(ck_mixer_row_at)
 
@@ -14,13 +13,6 @@ CK_INLINE vf v_gate(vf z, const int kind, vf *slope) {
   vf s = v_sigmoid(z), rest = v_sigmoid(-z);
   if (slope) *slope = kind == 1 ? s + s * (z * rest) : s * rest;
   return kind == 1 ? z * s : s;
-}
-
-// log(1 + e^{−|x|}) with what rounding 1 + e^{−|x|} lost put back, then max(x, 0) added.
-CK_INLINE vf v_softplus(vf x) {
-  vf e = v_exp((vf)((vi)x | (int32_t)0x80000000)), u = e + 1.0f;
-  vf log = v_log(u) + v_divide(e - (u - 1.0f), u);
-  return v_select(x > 0.0f, x, x != x ? x : v_all(0.0f)) + log;
 }
 
 // Row t of a sequence that is preceded by its past; null where there is none.
