@@ -76,9 +76,9 @@ private func withOperands(
         let problem = Problem(b, t, c, n)
         let (y, state) = problem.reference()
         let got = problem.run(onePool)
-        // A few roundings per step; the states forget.
-        #expect(relativeError(got.y, y) < 1e-6)
-        #expect(relativeError(got.state, state) < 1e-6)
+        // ΔA reaches −30 and is rounded before the exponential: 30 half-ulps, alone where there is one element.
+        #expect(relativeError(got.y, y) < 1e-5)
+        #expect(relativeError(got.state, state) < 1e-5)
     }
 
     @Test func threadsLeaveNoTrace() {

@@ -3,6 +3,7 @@
 #include "ck_gemm.h"
 #include "ck_recurrent.h"
 #include "ck_selective_scan.h"
+#include "ck_state_space.h"
 #include "ck_vector.h"
 #include "ck_attention.h"
 #include "ck_mixer.h"

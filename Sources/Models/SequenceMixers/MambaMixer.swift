@@ -35,9 +35,7 @@ public final class MambaMixer: SequenceMixer {
         let taps = try reader.int("d_conv", default: 4, in: 2...64)
         channelCount = try reader.int("expand", default: 2, in: 1...64) * width
         rank = try reader.intOrAuto("dt_rank", in: 1...65_536) ?? (width + 15) / 16
-        let smallest = try reader.double("dt_min", default: 1e-3, above: 0)
-        let largest = try reader.double("dt_max", default: 0.1, above: 0)
-        if largest < smallest { throw reader.error("dt_max", "\(largest) is below dt_min \(smallest)") }
+        let steps = try StepRange(reader)
         let floor = try reader.double("dt_init_floor", default: 1e-4, above: 0)
         let hasConvolutionBias = try reader.bool("conv_bias", default: true)
         outputWidth = width
@@ -52,9 +50,7 @@ public final class MambaMixer: SequenceMixer {
         let rates = (0..<channelCount * stateSize).map { [stateSize] in Float($0 % stateSize + 1) }
         scan = SelectiveScanParameters(
             timeWeight: builder.matrix("mixer.dt_proj.weight", channelCount, rank, bound(rank)),
-            timeBias: builder.vector(
-                "mixer.dt_proj.bias", channelCount,
-                .stepBias(low: Float(smallest), high: Float(largest), floor: Float(floor))),
+            timeBias: builder.vector("mixer.dt_proj.bias", channelCount, steps.softplusBias(floor: floor)),
             logA: builder.tensor(
                 "mixer.A_log", Shape(channelCount, stateSize), .values(rates.map(log)), decays: false),
             skip: builder.vector("mixer.D", channelCount, .constant(1)))

@@ -43,6 +43,8 @@ public enum SequenceMixers {
         LSTMMixer.self,
         MambaMixer.self,
         RNNMixer.self,
+        S4Mixer.self,
+        S4DMixer.self,
     ]
 
     /// - Throws: an error at the `type` key that lists the known mixers.
