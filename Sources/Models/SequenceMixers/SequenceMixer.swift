@@ -40,11 +40,13 @@ public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
         AttentionMixer.self,
         GRUMixer.self,
+        LRUMixer.self,
         LSTMMixer.self,
         MambaMixer.self,
         RNNMixer.self,
         S4Mixer.self,
         S4DMixer.self,
+        S5Mixer.self,
     ]
 
     /// - Throws: an error at the `type` key that lists the known mixers.
