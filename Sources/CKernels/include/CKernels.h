@@ -2,6 +2,7 @@
 // Umbrella header: one header per family.
 #include "ck_gemm.h"
 #include "ck_recurrent.h"
+#include "ck_rwkv.h"
 #include "ck_selective_scan.h"
 #include "ck_state_space.h"
 #include "ck_vector.h"

@@ -44,6 +44,8 @@ public enum SequenceMixers {
         LSTMMixer.self,
         MambaMixer.self,
         RNNMixer.self,
+        RWKV4ChannelMixer.self,
+        RWKV4TimeMixer.self,
         S4Mixer.self,
         S4DMixer.self,
         S5Mixer.self,
