@@ -5,11 +5,13 @@ import Tensors
 /// micro-batches, chunks and generated tokens share them.
 public final class DerivedTensors {
     /// Reads the sources, `compute(sources, outputs)`.
-    public typealias Compute = (_ sources: [UnsafePointer<Float>], _ outputs: [UnsafeMutablePointer<Float>]) -> Void
+    public typealias Compute = (
+        _ sources: [UnsafePointer<Float>], _ outputs: [UnsafeMutablePointer<Float>], _ threads: ThreadPool
+    ) -> Void
     /// Adds to the gradients of the sources, `chain(sources, gradients of the outputs, gradients of the sources)`.
     public typealias Chain = (
         _ sources: [UnsafePointer<Float>], _ dOutputs: [UnsafePointer<Float>],
-        _ dSources: [UnsafeMutablePointer<Float>]
+        _ dSources: [UnsafeMutablePointer<Float>], _ threads: ThreadPool
     ) -> Void
 
     let sources: [ParameterUse]
@@ -33,7 +35,7 @@ public final class DerivedTensors {
         if versions == wanted { return values }
         // Not in place: units of work that are still to go backwards hold the old values.
         values = shapes.map { context.tensor($0, .parameters) }
-        compute(sourcePointers, values.map(\.pointer))
+        compute(sourcePointers, values.map(\.pointer), context.threads)
         versions = wanted
         return values
     }
@@ -51,7 +53,7 @@ extension Tape {
                 withExtendedLifetime(gradients) {
                     derived.chain(
                         derived.sourcePointers, gradients.map { UnsafePointer($0.pointer) },
-                        derived.sources.map { $0.gradient(context).pointer })
+                        derived.sources.map { $0.gradient(context).pointer }, context.threads)
                 }
             }
         }

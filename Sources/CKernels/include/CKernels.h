@@ -1,6 +1,7 @@
 #pragma once
 // Umbrella header: one header per family.
 #include "ck_gemm.h"
+#include "ck_long_convolution.h"
 #include "ck_recurrent.h"
 #include "ck_rwkv.h"
 #include "ck_selective_scan.h"

@@ -64,7 +64,7 @@ public final class LRUMixer: SequenceMixer {
             Complex.exp(Complex(-exp(Double(sources[0][n])), exp(Double(sources[1][n]))))
         }
         return DerivedTensors(from: sources, to: ComplexStateSpace.shapes(stateCount: count, width: width)) {
-            sources, outputs in
+            sources, outputs, _ in
             for n in 0..<count {
                 let value = eigenvalue(n, sources)
                 outputs[0][n] = Float(value.re)
@@ -81,7 +81,7 @@ public final class LRUMixer: SequenceMixer {
                     outputs[2][(d * 2 + 1) * count + n] = -sources[6][d * count + n]
                 }
             }
-        } chain: { sources, gradients, sums in
+        } chain: { sources, gradients, sums, _ in
             for n in 0..<count {
                 // λ = e^z, so dz = conj(λ) dλ, and z moves with −e^ν and i e^θ.
                 let dValue = Complex(Double(gradients[0][n]), Double(gradients[0][count + n]))

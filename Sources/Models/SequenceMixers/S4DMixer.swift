@@ -66,7 +66,7 @@ public final class S4DMixer: SequenceMixer {
         func pole(_ sources: [UnsafePointer<Float>], _ index: Int) -> Complex {
             Complex(-exp(Double(sources[2][index])), Double(sources[3][index]))
         }
-        return DerivedTensors(from: sources, to: [Shape(width, count, 6)]) { sources, outputs in
+        return DerivedTensors(from: sources, to: [Shape(width, count, 6)]) { sources, outputs, _ in
             for index in 0..<width * count {
                 let step = exp(Double(sources[0][index / count]))
                 let (a, b) = discretization(pole: pole(sources, index), step: step)
@@ -75,7 +75,7 @@ public final class S4DMixer: SequenceMixer {
                 b.store(at: row + 2)
                 (2 * Complex(sources[1] + 2 * index)).store(at: row + 4)
             }
-        } chain: { sources, gradients, sums in
+        } chain: { sources, gradients, sums, _ in
             for feature in 0..<width {
                 let step = exp(Double(sources[0][feature]))
                 var dStep = 0.0

@@ -63,8 +63,9 @@ public final class S4Mixer: SequenceMixer {
         output = GatedOutput("mixer.output_linear.0", width: width, builder)
         let transform = DiagonalPlusRankOne(width: width, copies: copies, count: count, softplus: hasSoftplusSteps)
         table = DerivedTensors(
-            from: sources, to: [Shape(width, count, 10)], compute: { transform.table($0, into: $1[0]) },
-            chain: { transform.chain($0, $1[0], addingTo: $2) })
+            from: sources, to: [Shape(width, count, 10)],
+            compute: { sources, outputs, _ in transform.table(sources, into: outputs[0]) },
+            chain: { sources, gradients, sums, _ in transform.chain(sources, gradients[0], addingTo: sums) })
     }
 
     public func forward(_ u: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {

@@ -90,7 +90,9 @@ public final class S5Mixer: SequenceMixer {
             return (pole, rescale * exp(Double(sources[4][p])))
         }
 
-        func compute(_ sources: [UnsafePointer<Float>], _ outputs: [UnsafeMutablePointer<Float>]) {
+        func compute(
+            _ sources: [UnsafePointer<Float>], _ outputs: [UnsafeMutablePointer<Float>], _: ThreadPool
+        ) {
             for p in 0..<count {
                 let (pole, step) = state(p, sources)
                 let (a, b) = discretization(pole: pole, step: step)
@@ -113,7 +115,7 @@ public final class S5Mixer: SequenceMixer {
 
         func chain(
             _ sources: [UnsafePointer<Float>], _ gradients: [UnsafePointer<Float>],
-            _ sums: [UnsafeMutablePointer<Float>]
+            _ sums: [UnsafeMutablePointer<Float>], _: ThreadPool
         ) {
             for p in 0..<count {
                 let (pole, step) = state(p, sources)

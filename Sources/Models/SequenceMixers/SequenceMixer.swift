@@ -49,6 +49,7 @@ public enum SequenceMixers {
         S4Mixer.self,
         S4DMixer.self,
         S5Mixer.self,
+        SGConvMixer.self,
     ]
 
     /// - Throws: an error at the `type` key that lists the known mixers.
