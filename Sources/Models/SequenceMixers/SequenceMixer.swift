@@ -40,6 +40,7 @@ public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
         AttentionMixer.self,
         GRUMixer.self,
+        LMUMixer.self,
         LRUMixer.self,
         LSTMMixer.self,
         MambaMixer.self,
