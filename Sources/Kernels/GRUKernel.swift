@@ -7,7 +7,7 @@ public enum GRUKernel {
     /// Runs the recurrence.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 3H]`. In: `x Wihᵀ + bih`, with `bhh` added to the r and z parts. Out: the activated gates.
+    ///   - gates: `[B, T, 3H]`, head by head. In: `x Wihᵀ + bih`, with `bhh` added to the r and z parts. Out: the activated gates.
     ///   - biasN: `[H]`, the n part of `bhh`, nil = zeros.
     ///   - weights: `Whh` after `packForForward`.
     ///   - h0: `[B, H]`, nil = zeros.
@@ -26,7 +26,7 @@ public enum GRUKernel {
             let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
             ck_gru_forward(
                 loop.isa, slice.rowCount, slice.unitCount, product, gateStride, biasN.map { $0 + slice.unit },
-                gates + slice.offset(width: 3 * hidden), hidden, slice.rowStride(width: 3 * hidden), q + at, row, old,
+                gates + slice.gateOffset(3), slice.gateStride, slice.rowStride(width: 3 * hidden), q + at, row, old,
                 stateStride, y + at, row, new, stateStride)
         }
         loop.copyLast(of: y, to: hN)
@@ -35,7 +35,7 @@ public enum GRUKernel {
     /// Runs the recurrence backwards.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 3H]`. In: the activated gates. Out: `dgi`, the gradient of the input part, from which the caller
+    ///   - gates: `[B, T, 3H]`, head by head. In: the activated gates. Out: `dgi`, the gradient of the input part, from which the caller
     ///     gets `dWih`, `dx`, `dbih`.
     ///   - q: `[B, T, H]` from ``forward``. Out: `dL/dq`. The recurrent gradient `dgh` is `dgi` with its n part replaced by
     ///     this: rows r, z of `dWhh` and `dbhh` come from `gates`, rows n from `q`.
@@ -57,7 +57,7 @@ public enum GRUKernel {
             let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
             let before = slice.before(h0, y, width: hidden)
             ck_gru_backward(
-                loop.isa, slice.rowCount, slice.unitCount, gates + slice.offset(width: 3 * hidden), hidden,
+                loop.isa, slice.rowCount, slice.unitCount, gates + slice.gateOffset(3), slice.gateStride,
                 slice.rowStride(width: 3 * hidden), q + at, row, before.pointer, before.rowStride, dy.map { $0 + at },
                 row, dh, stateStride, copy, gateStride, copyStride)
         }

@@ -8,7 +8,7 @@ public enum LSTMKernel {
     /// Runs the recurrence.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 4H]`. In: `x Wihᵀ + bih + bhh`. Out: the activated gates, which ``backward`` needs.
+    ///   - gates: `[B, T, 4H]`, head by head. In: `x Wihᵀ + bih + bhh`. Out: the activated gates, which ``backward`` needs.
     ///   - weights: `Whh` after `packForForward`.
     ///   - h0: `[B, H]`, nil = zeros.
     ///   - c0: `[B, H]`, nil = zeros.
@@ -30,7 +30,7 @@ public enum LSTMKernel {
             let before = slice.before(c0, cells, width: hidden)
             ck_lstm_forward(
                 loop.isa, slice.rowCount, slice.unitCount, product, gateStride,
-                gates + slice.offset(width: 4 * hidden), hidden, slice.rowStride(width: 4 * hidden), before.pointer,
+                gates + slice.gateOffset(4), slice.gateStride, slice.rowStride(width: 4 * hidden), before.pointer,
                 before.rowStride, cells + at, row, y + at, row, new, stateStride)
         }
         loop.copyLast(of: y, to: hN)
@@ -40,7 +40,7 @@ public enum LSTMKernel {
     /// Runs the recurrence backwards.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 4H]`. In: the activated gates. Out: `dL/d(pre-activation)`, from which the caller gets
+    ///   - gates: `[B, T, 4H]`, head by head. In: the activated gates. Out: `dL/d(pre-activation)`, from which the caller gets
     ///     `dWih = dgᵀ x`, `dx = dg Wih`, `dWhh = dgᵀ h_previous` (see ``RecurrentSequence``) and both bias gradients.
     ///   - weights: `Whh` after `packForBackward`.
     ///   - cells: `[B, T, H]` from ``forward``.
@@ -70,7 +70,7 @@ public enum LSTMKernel {
             let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
             let before = slice.before(c0, cells, width: hidden)
             ck_lstm_backward(
-                loop.isa, slice.rowCount, slice.unitCount, gates + slice.offset(width: 4 * hidden), hidden,
+                loop.isa, slice.rowCount, slice.unitCount, gates + slice.gateOffset(4), slice.gateStride,
                 slice.rowStride(width: 4 * hidden), cells + at, row, before.pointer, before.rowStride,
                 dy.map { $0 + at },
                 row, dh, stateStride, dc0 + slice.stateOffset, hidden, copy, gateStride, copyStride)

@@ -5,7 +5,10 @@ import CKernels
 ///
 /// Legend: B batch, T time, G gates, N heads of S units, H = N·S hidden units.
 struct RecurrentLoop {
+    /// Geometry of every layer.
     private let weights: RecurrentWeights
+    /// The weights of the micro-layers that make one step, applied one after the other.
+    private let layers: [RecurrentWeights]
     private let batch: Int
     private let time: Int
     private let reversed: Bool
@@ -15,18 +18,29 @@ struct RecurrentLoop {
     struct Slice {
         /// Step of the recurrence, from 0, and its position in the sequence.
         let step, position: Int
+        /// Micro-layer of the step.
+        let layer: Int
         let firstRow, rowCount: Int
         /// First unit, counted through all heads.
         let unit: Int
         let unitCount: Int
         /// `B·T·H` of the run, for offsets.
-        fileprivate let time, hidden: Int
+        fileprivate let time, hidden, headSize: Int
         fileprivate let reversed: Bool
 
-        /// Where it starts in `[B, T, width]`; the units are columns of the first `H`.
+        /// Where it starts in `[B, T, width]`, whose first `H` columns are the units.
         func offset(width: Int) -> Int { (firstRow * time + position) * width + unit }
 
-        /// Distance from sequence to sequence there.
+        /// Where it starts in `[B, T, N, G, S]`.
+        func gateOffset(_ gateCount: Int) -> Int {
+            let (head, own) = unit.quotientAndRemainder(dividingBy: headSize)
+            return (firstRow * time + position) * gateCount * hidden + head * gateCount * headSize + own
+        }
+
+        /// Distance from gate to gate there.
+        var gateStride: Int { headSize }
+
+        /// Distance from sequence to sequence in `[B, T, width]`.
         func rowStride(width: Int) -> Int { time * width }
 
         /// Positions from this step to the next.
@@ -60,6 +74,17 @@ struct RecurrentLoop {
         _ weights: RecurrentWeights, gateCount: Int, batch: Int, time: Int, hidden: Int, reversed: Bool,
         threads: ThreadPool
     ) {
+        self.init(
+            layers: [weights], gateCount: gateCount, batch: batch, time: time, hidden: hidden, reversed: reversed,
+            threads: threads)
+    }
+
+    /// - Parameter layers: of one kind.
+    init(
+        layers: [RecurrentWeights], gateCount: Int, batch: Int, time: Int, hidden: Int, reversed: Bool,
+        threads: ThreadPool
+    ) {
+        let weights = layers[0]
         require(batch >= 1 && time >= 1, "recurrent kernel: batch \(batch), time \(time); expected at least 1")
         require(
             weights.headCount * weights.headSize == hidden && weights.gateCount == gateCount,
@@ -68,7 +93,8 @@ struct RecurrentLoop {
         require(
             weights.workerCount == threads.threadCount,
             "recurrent kernel: weights packed for \(weights.workerCount) threads; the pool has \(threads.threadCount)")
-        (self.weights, self.batch, self.time, self.reversed, self.threads) = (weights, batch, time, reversed, threads)
+        (self.weights, self.layers, self.batch, self.time) = (weights, layers, batch, time)
+        (self.reversed, self.threads) = (reversed, threads)
     }
 
     var isa: Int32 { weights.instructionSet.rawValue }
@@ -79,7 +105,7 @@ struct RecurrentLoop {
     /// Row stride of the `[B, S]` and, with `gates`, `[B, G·S]` working copies: off powers of two, whole cache lines.
     private func stride(gates: Int = 1) -> Int { (gates * weights.headSize + 15) / 16 * 16 + 16 }
 
-    /// Runs `cell` for the steps `0..<T`.
+    /// Runs `cell` for every micro-layer of the steps `0..<T`.
     ///
     /// - Parameters:
     ///   - h0: `[B, H]`, nil = zeros.
@@ -112,7 +138,11 @@ struct RecurrentLoop {
             forEach(weights.isWhole ? 0..<1 : share.blocks, step: step) { block, next in
                 let start = weights.forwardStarts[block]
                 let units = weights.forwardStarts[block + 1] - start
-                if !isZero { multiplyForward(old, stride, share, block: block, next: next, product, width: units) }
+                if !isZero {
+                    multiplyForward(
+                        layers[step % layers.count], old, stride, share, block: block, next: next, product, width: units
+                    )
+                }
                 let row = share.rows.lowerBound * stride + start
                 cell(
                     slice(share, step: step, unit: start, units), isZero ? nil : UnsafePointer(product), units,
@@ -123,7 +153,8 @@ struct RecurrentLoop {
         }
     }
 
-    /// Runs `cell` for the steps `T − 1 ... 0`, and after each the product that takes the gradient a step back.
+    /// Runs `cell` for every micro-layer from the last step to the first, and after each the product that takes the gradient
+    /// back through its weights.
     ///
     /// - Parameters:
     ///   - dhN: `[B, H]`, gradient of the last state, nil = zeros.
@@ -152,24 +183,25 @@ struct RecurrentLoop {
             let dh = scratch + share.head * headFloats
             return (dh, dh + batch * stride + step % 2 * copyFloats)
         }
+        let last = time * layers.count - 1
         run { share, step in
             let (dh, copy) = dhAndCopy(share, step)
             forEach(weights.isWhole ? 0..<1 : share.blocks, step: step) { block, _ in
                 let start = weights.forwardStarts[block]
                 let row = share.rows.lowerBound
                 cell(
-                    slice(share, step: time - 1 - step, unit: start, weights.forwardStarts[block + 1] - start),
+                    slice(share, step: last - step, unit: start, weights.forwardStarts[block + 1] - start),
                     dh + row * stride + start, stride, copy + row * copyStride + start, size, copyStride)
             }
         } second: { share, step in
-            if step == time - 1 && dh0 == nil { return }
+            if step == last && dh0 == nil { return }
             let (dh, copy) = dhAndCopy(share, step)
-            let rows = share.rows
+            let (rows, layer) = (share.rows, layers[(last - step) % layers.count])
             forEach(share.blocks, step: step) { block, next in
                 ck_gemm_one_sliver(
                     isa, copy + rows.lowerBound * copyStride, copyStride,
-                    weights.backward(head: share.head, block: block),
-                    weights.backward(head: share.head, block: next), rows.count, weights.unitCount(block),
+                    layer.backward(head: share.head, block: block),
+                    layer.backward(head: share.head, block: next), rows.count, weights.unitCount(block),
                     weights.gateCount * size, keepsRest ? 1 : 0,
                     dh + rows.lowerBound * stride + weights.blockStarts[block], stride)
             }
@@ -192,11 +224,14 @@ struct RecurrentLoop {
         }
     }
 
+    /// - Parameter step: counted in micro-layers.
     private func slice(_ share: Share, step: Int, unit: Int, _ units: Int) -> Slice {
-        Slice(
-            step: step, position: reversed ? time - 1 - step : step, firstRow: share.rows.lowerBound,
-            rowCount: share.rows.count, unit: share.head * weights.headSize + unit, unitCount: units, time: time,
-            hidden: weights.headCount * weights.headSize, reversed: reversed)
+        let whole = step / layers.count
+        return Slice(
+            step: whole, position: reversed ? time - 1 - whole : whole, layer: step % layers.count,
+            firstRow: share.rows.lowerBound, rowCount: share.rows.count, unit: share.head * weights.headSize + unit,
+            unitCount: units, time: time, hidden: weights.headCount * weights.headSize, headSize: weights.headSize,
+            reversed: reversed)
     }
 
     /// Runs `first`, then, when all workers have come so far, `second`, `T` times. A worker may be in the first half of the
@@ -213,7 +248,7 @@ struct RecurrentLoop {
                 let share = Share(
                     worker: worker, head: task / rowParts,
                     rows: batch * part / rowParts..<batch * (part + 1) / rowParts, blocks: 0..<weights.blockCount)
-                for step in 0..<time {
+                for step in 0..<time * layers.count {
                     first(share, step)
                     second(share, step)
                 }
@@ -223,7 +258,7 @@ struct RecurrentLoop {
                 let share = Share(
                     worker: worker, head: 0, rows: 0..<batch,
                     blocks: weights.workerStarts[worker]..<weights.workerStarts[worker + 1])
-                for step in 0..<time {
+                for step in 0..<time * layers.count {
                     first(share, step)
                     team.wait()
                     second(share, step)
@@ -245,24 +280,24 @@ struct RecurrentLoop {
 
     /// `product [rows, G, width] = h Whhᵀ` for one block; `h` is `[B, stride]`.
     private func multiplyForward(
-        _ h: UnsafePointer<Float>, _ stride: Int, _ share: Share, block: Int, next: Int,
+        _ layer: RecurrentWeights, _ h: UnsafePointer<Float>, _ stride: Int, _ share: Share, block: Int, next: Int,
         _ product: UnsafeMutablePointer<Float>, width: Int
     ) {
         let (gateCount, rows, size) = (weights.gateCount, share.rows, weights.headSize)
         let from = h + rows.lowerBound * stride
         if weights.isWhole {
             ck_gemm_packed(
-                isa, from, stride, weights.forward(head: share.head, block: 0, gate: 0), rows.count, gateCount * width,
+                isa, from, stride, layer.forward(head: share.head, block: 0, gate: 0), rows.count, gateCount * width,
                 size, 0, nil, product, gateCount * width)
             return
         }
         for gate in 0..<gateCount {
             let following =
                 gate + 1 < gateCount
-                ? weights.forward(head: share.head, block: block, gate: gate + 1)
-                : weights.forward(head: share.head, block: next, gate: 0)
+                ? layer.forward(head: share.head, block: block, gate: gate + 1)
+                : layer.forward(head: share.head, block: next, gate: 0)
             ck_gemm_one_sliver(
-                isa, from, stride, weights.forward(head: share.head, block: block, gate: gate), following, rows.count,
+                isa, from, stride, layer.forward(head: share.head, block: block, gate: gate), following, rows.count,
                 width, size, 0, product + gate * width, gateCount * width)
         }
     }

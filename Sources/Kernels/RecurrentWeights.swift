@@ -1,7 +1,7 @@
 import CKernels
 import Glibc
 
-/// Recurrent weights packed for the time loops of ``LSTMKernel``, ``GRUKernel``, ``ElmanKernel`` and ``SLSTMKernel``, and how
+/// Recurrent weights packed for the time loops of the recurrent kernels (``LSTMKernel`` and its like), and how
 /// those loops are shared out over the workers of a pool.
 ///
 /// Made once per layer, packed once per pass (or when the weights change), used at every time step. A head is a network of its
@@ -15,7 +15,7 @@ public final class RecurrentWeights: @unchecked Sendable {
     /// Units of a head; without heads, `H`.
     public var headSize: Int { layout.inputCount }
     public var headCount: Int { layout.headCount }
-    /// Gates per unit: 4 (LSTM, sLSTM), 3 (GRU) or 1 (Elman).
+    /// Gates per unit, 1 to 4.
     public var gateCount: Int { layout.gateCount }
 
     let instructionSet: InstructionSet
@@ -52,7 +52,7 @@ public final class RecurrentWeights: @unchecked Sendable {
         require(
             size >= 1 && layout.outputCount == size,
             "RecurrentWeights: \(layout.outputCount) outputs of \(size) units; expected as many, and at least 1")
-        require([1, 3, 4].contains(gateCount), "RecurrentWeights: \(gateCount) gates; expected 1, 3 or 4")
+        require((1...4).contains(gateCount), "RecurrentWeights: \(gateCount) gates; expected 1 to 4")
         self.layout = layout
         self.instructionSet = instructionSet
         workerCount = threads.threadCount

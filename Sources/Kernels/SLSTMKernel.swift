@@ -22,7 +22,7 @@ public enum SLSTMKernel {
     /// Runs the recurrence.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 4H]`. In: the pre-activations without the recurrent product. Out: i', f', tanh z̃, σ(õ).
+    ///   - gates: `[B, T, 4H]`, head by head. In: the pre-activations without the recurrent product. Out: i', f', tanh z̃, σ(õ).
     ///   - weights: the recurrent weight after `packForForward`.
     ///   - initial: nil = zeros.
     ///   - cells: `[B, T, 3H]`, written: c, n and 1 − σ(f̃) of each step.
@@ -46,7 +46,7 @@ public enum SLSTMKernel {
             let n = slice.before(initial?.n, cells + hidden, width: 3 * hidden)
             ck_slstm_forward(
                 loop.isa, slice.rowCount, slice.unitCount, product, gateStride,
-                gates + slice.offset(width: 4 * hidden), hidden, slice.rowStride(width: 4 * hidden),
+                gates + slice.gateOffset(4), slice.gateStride, slice.rowStride(width: 4 * hidden),
                 slice.direction * 4 * hidden, c.pointer, n.pointer, c.rowStride, final.m + slice.stateOffset, hidden,
                 cells + slice.offset(width: 3 * hidden), hidden, slice.rowStride(width: 3 * hidden),
                 y + slice.offset(width: hidden), slice.rowStride(width: hidden), new, stateStride)
@@ -59,7 +59,7 @@ public enum SLSTMKernel {
     /// Runs the recurrence backwards. The stabiliser is a constant: h does not depend on it.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 4H]`. In: from ``forward``. Out: `dL/d(pre-activation)`.
+    ///   - gates: `[B, T, 4H]`, head by head. In: from ``forward``. Out: `dL/d(pre-activation)`.
     ///   - weights: the recurrent weight after `packForBackward`.
     ///   - cells: `[B, T, 3H]` from ``forward``.
     ///   - c0, n0: `[B, H]` of the forward pass, nil = zeros.
@@ -87,7 +87,7 @@ public enum SLSTMKernel {
             let c = slice.before(c0, cells, width: 3 * hidden)
             let n = slice.before(n0, cells + hidden, width: 3 * hidden)
             ck_slstm_backward(
-                loop.isa, slice.rowCount, slice.unitCount, gates + slice.offset(width: 4 * hidden), hidden,
+                loop.isa, slice.rowCount, slice.unitCount, gates + slice.gateOffset(4), slice.gateStride,
                 slice.rowStride(width: 4 * hidden), -slice.direction * 4 * hidden,
                 cells + slice.offset(width: 3 * hidden), hidden, slice.rowStride(width: 3 * hidden), c.pointer,
                 n.pointer, c.rowStride, dy.map { $0 + slice.offset(width: hidden) }, slice.rowStride(width: hidden), dh,

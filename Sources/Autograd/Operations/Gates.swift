@@ -1,17 +1,17 @@
 import Kernels
 import Tensors
 
-/// One input of ``Tape/gates(_:biases:width:)``: `x Wᵀ` of some gates, `W` dense or block-diagonal.
+/// One input of ``Tape/gates(_:biases:count:width:headCount:)``: `x Wᵀ` of some gates, W dense or block-diagonal.
 public struct GateTerm {
     let input: Variable
-    let weight: ParameterUse
+    let weights: [ParameterUse]
     let layout: BlockLayout
     let firstGate: Int
 
     /// - Parameters:
-    ///   - input: `[R, N·I]`. - weight: laid out as `layout` says. - firstGate: the gate its first gate is.
-    public init(_ input: Variable, _ weight: ParameterUse, _ layout: BlockLayout, firstGate: Int = 0) {
-        (self.input, self.weight, self.layout, self.firstGate) = (input, weight, layout, firstGate)
+    ///   - weights: of the same layout, whose gates follow each other. - firstGate: the first gate of the first weight.
+    public init(_ input: Variable, _ weights: [ParameterUse], _ layout: BlockLayout, firstGate: Int = 0) {
+        (self.input, self.weights, self.layout, self.firstGate) = (input, weights, layout, firstGate)
     }
 }
 
@@ -32,54 +32,51 @@ extension Tape {
     ///
     /// - Parameters:
     ///   - terms: which together make every gate, each gate once.
-    ///   - width: units of a gate, over all heads.
-    /// - Returns: `[R, G·width]`, gate by gate. The cell that takes them may write over them.
-    public func gates(_ terms: [GateTerm], biases: [GateBias], width: Int) -> Variable {
+    ///   - columns: of a row of gates.
+    /// - Returns: `[R, columns.stride]`. The cell that takes them may write over them.
+    public func gates(_ terms: [GateTerm], biases: [GateBias], _ columns: GateColumns) -> Variable {
         let rows = terms[0].input.value.rows
-        let gateCount = terms.reduce(0) { $0 + $1.layout.gateCount }
-        let stride = gateCount * width
-        let y = context.tensor(Shape(rows, stride))
-        let bias = biases.isEmpty ? nil : context.zeros(Shape(stride))
+        let y = context.tensor(Shape(rows, columns.stride))
+        let bias = biases.isEmpty ? nil : context.zeros(Shape(columns.stride))
         if let bias {
             for term in biases {
-                BlockDiagonal.addBias(term.bias.value.pointer + term.offset, term.layout, to: bias.pointer)
+                BlockBias.add(term.bias.value.pointer + term.offset, term.layout, to: bias.pointer, columns)
             }
         }
-        for term in terms {
-            let layout = term.layout
+        let products = terms.map {
+            BlockProduct($0.layout, weightCount: $0.weights.count, firstGate: $0.firstGate, into: columns)
+        }
+        for (term, product) in zip(terms, products) {
             require(
-                term.input.value.rows == rows && term.input.value.width == layout.headCount * layout.inputCount
-                    && layout.headCount * layout.outputCount == width,
-                "gates '\(term.weight.parameter.name)': x is \(term.input.shape); expected \(rows) rows of \(layout.headCount) × \(layout.inputCount) for gates of \(width)"
+                term.input.value.rows == rows && term.input.value.width == term.layout.inputWidth,
+                "gates '\(term.weights[0].parameter.name)': x is \(term.input.shape); expected [\(rows), \(term.layout.inputWidth)]"
             )
-            let column = term.firstGate * width
-            BlockDiagonal.multiply(
-                term.input.value.pointer, rows: rows, term.weight.value.pointer, layout,
-                bias: bias.map { UnsafePointer($0.pointer + column) }, into: y.pointer + column, yStride: stride,
-                threads: threads)
+            product.multiply(
+                term.input.value.pointer, rows: rows, term.weights.map { $0.value.pointer.constant },
+                bias: bias?.pointer.constant, into: y.pointer, threads: threads)
         }
         let result = output(y, from: nil, hasParameters: true)
         record(result) { dy in
-            for term in terms where term.input.needsGradient {
+            for (term, product) in zip(terms, products) where term.input.needsGradient {
                 let (dx, isFresh) = term.input.writableGradient(self.context)
-                BlockDiagonal.inputGradient(
-                    dy.pointer + term.firstGate * width, dyStride: stride, rows: rows, term.weight.value.pointer,
-                    term.layout, accumulate: !isFresh, into: dx.pointer, threads: self.threads)
+                product.inputGradient(
+                    dy.pointer, rows: rows, term.weights.map { $0.value.pointer.constant }, accumulate: !isFresh,
+                    into: dx.pointer, threads: self.threads)
             }
             self.postpone { [context = self.context, threads = self.threads] in
-                for term in terms {
-                    let (dw, isFresh) = term.weight.writableGradient(context)
-                    BlockDiagonal.weightGradient(
-                        dy.pointer + term.firstGate * width, dyStride: stride, term.input.value.pointer, rows: rows,
-                        term.layout, accumulate: !isFresh, into: dw.pointer, threads: threads)
+                for (term, product) in zip(terms, products) {
+                    product.weightGradient(
+                        dy.pointer, term.input.value.pointer, rows: rows,
+                        addingTo: term.weights.map { $0.gradient(context).pointer }, threads: threads)
                 }
                 guard !biases.isEmpty else { return }
-                let sums = context.tensor(Shape(stride))
+                let sums = context.tensor(Shape(columns.stride))
                 Reductions.columnSums(
-                    dy.pointer, rows: rows, columns: stride, accumulate: false, into: sums.pointer, threads: threads)
+                    dy.pointer, rows: rows, columns: columns.stride, accumulate: false, into: sums.pointer,
+                    threads: threads)
                 for term in biases {
-                    BlockDiagonal.addBiasGradient(
-                        sums.pointer, term.layout, to: term.bias.gradient(context).pointer + term.offset)
+                    BlockBias.addGradient(
+                        sums.pointer, columns, term.layout, to: term.bias.gradient(context).pointer + term.offset)
                 }
             }
         }

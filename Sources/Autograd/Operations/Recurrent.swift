@@ -6,13 +6,24 @@ import Tensors
 public final class RecurrentWeight {
     public let use: ParameterUse
     public let layout: BlockLayout
+    private let offset: Int
+    /// Whether units are kept from themselves: the diagonal counts as zero and gets no gradient.
+    private let ignoresDiagonal: Bool
     private var packed: RecurrentWeights?
     private var forwardVersion = -1
     private var backwardVersion = -1
 
-    public init(_ use: ParameterUse, _ layout: BlockLayout) {
+    /// - Parameters:
+    ///   - offset: first element, where one parameter holds the weights of several micro-layers.
+    ///   - ignoresDiagonal: only for a single gate without heads.
+    public init(_ use: ParameterUse, offset: Int = 0, _ layout: BlockLayout, ignoresDiagonal: Bool = false) {
+        require(
+            !ignoresDiagonal || layout.gateCount == 1 && layout.headCount == 1,
+            "RecurrentWeight '\(use.parameter.name)': a diagonal of several blocks")
         self.use = use
+        self.offset = offset
         self.layout = layout
+        self.ignoresDiagonal = ignoresDiagonal
     }
 
     /// Units of all heads.
@@ -21,7 +32,7 @@ public final class RecurrentWeight {
     func packedForForward(_ threads: ThreadPool) -> RecurrentWeights {
         let packed = weights(threads)
         if forwardVersion != use.parameter.version {
-            packed.packForForward(use.value.pointer, threads: threads)
+            withWeight { packed.packForForward($0, threads: threads) }
             forwardVersion = use.parameter.version
         }
         return packed
@@ -30,10 +41,36 @@ public final class RecurrentWeight {
     func packedForBackward(_ threads: ThreadPool) -> RecurrentWeights {
         let packed = weights(threads)
         if backwardVersion != use.parameter.version {
-            packed.packForBackward(use.value.pointer, threads: threads)
+            withWeight { packed.packForBackward($0, threads: threads) }
             backwardVersion = use.parameter.version
         }
         return packed
+    }
+
+    private func withWeight(_ body: (UnsafePointer<Float>) -> Void) {
+        let weight = use.value.pointer + offset
+        if !ignoresDiagonal { return body(weight) }
+        let size = hiddenSize
+        var copy = Array(UnsafeBufferPointer(start: weight, count: size * size))
+        for i in 0..<size { copy[i * size + i] = 0 }
+        copy.withUnsafeBufferPointer { body($0.baseAddress!) }
+    }
+
+    /// How the gates of `tensor` lie: those of a head together.
+    func columns(of tensor: Tensor) -> GateColumns {
+        GateColumns(gateCount: tensor.width / hiddenSize, width: hiddenSize, headCount: layout.headCount)
+    }
+
+    /// `dW += dyᵀ x` for `gates`, which are the first of `dy`; all of them by default.
+    func addGradient(
+        _ dy: Tensor, gates: Range<Int>? = nil, _ x: UnsafePointer<Float>, _ context: ComputeContext
+    ) {
+        let size = hiddenSize
+        let target = use.gradient(context).pointer + offset
+        let diagonal = ignoresDiagonal ? (0..<size).map { target[$0 * size + $0] } : []
+        BlockProduct(layout, layoutGates: gates, into: columns(of: dy)).weightGradient(
+            dy.pointer, x, rows: dy.rows, addingTo: [target], threads: context.threads)
+        for (i, value) in diagonal.enumerated() { target[i * size + i] = value }
     }
 
     private func weights(_ threads: ThreadPool) -> RecurrentWeights {
@@ -56,8 +93,8 @@ public struct RecurrentRun {
     }
 }
 
-/// Recurrent cells over a chunk, one direction of one layer. `gates`, `[B·T, G·H]`, come from ``Tape/gates(_:biases:width:)``
-/// with every bias that can be added there, and are overwritten. States are `[B, H]`; nil is zero. Returned are the output
+/// Recurrent cells over a chunk, one direction of one layer. `gates`, `[B·T, G·H]`, come from ``Tape/gates(_:biases:_:)``, head by
+/// head, with every bias that can be added there, and are overwritten. States are `[B, H]`; nil is zero. Returned are the output
 /// `[B·T, H]` and the states after the last step.
 extension Tape {
     /// Long short-term memory, torch `nn.LSTM`, gates i, f, g, o.
@@ -216,10 +253,10 @@ extension Tape {
         return (output, statesOut)
     }
 
-    /// `dWhh`, later, one product over all steps for every block.
+    /// `dWhh`, later, one product over all steps for every head.
     ///
     /// - Parameter gates: gradients of `h Whhᵀ`: tensors whose first columns are so many of the next gates.
-    private func postponeRecurrentGradient(
+    func postponeRecurrentGradient(
         _ gates: [(tensor: Tensor, count: Int)], _ weight: RecurrentWeight, _ run: RecurrentRun, y: Tensor, h0: Tensor?
     ) {
         postpone { [context, threads] in
@@ -227,12 +264,9 @@ extension Tape {
             RecurrentSequence.previousStates(
                 y.pointer, h0: h0?.pointer.constant, batch: run.batch, time: run.time, hidden: weight.hiddenSize,
                 reversed: run.isReversed, into: previous.pointer, threads: threads)
-            let (dWeight, isFresh) = weight.use.writableGradient(context)
             var gate = 0
             for (tensor, count) in gates {
-                BlockDiagonal.weightGradient(
-                    tensor.pointer, dyStride: tensor.width, previous.pointer, rows: run.batch * run.time, weight.layout,
-                    gates: gate..<gate + count, accumulate: !isFresh, into: dWeight.pointer, threads: threads)
+                weight.addGradient(tensor, gates: gate..<gate + count, previous.pointer, context)
                 gate += count
             }
         }

@@ -9,3 +9,4 @@
 #include "ck_vector.h"
 #include "ck_attention.h"
 #include "ck_mixer.h"
+#include "ck_cells.h"

@@ -62,3 +62,32 @@ void ck_slstm_backward(
     const float *cells, ptrdiff_t cell, ptrdiff_t cells_row, const float *c_previous, const float *n_previous,
     ptrdiff_t previous_row, const float *dy, ptrdiff_t dy_row, const float *dh, ptrdiff_t dh_row, float *dc, float *dn,
     ptrdiff_t d_row, float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row);
+
+// A micro-layer of a recurrent highway network (arXiv 1607.03474), gates h, t and, unless `coupled`, c: s' = h t + s c, with
+// c = 1 - t when coupled. `pre` holds the pre-activations without the recurrent product (it may be `gates`; a row distance of 0
+// repeats one row). Out: activated gates in `gates`; s' in `s` and a copy in `state`.
+void ck_highway_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int coupled, const float *product, ptrdiff_t product_gate, const float *pre,
+    ptrdiff_t pre_row, float *gates, ptrdiff_t gate, ptrdiff_t gates_row, const float *s_previous, ptrdiff_t s_previous_row,
+    float *s, ptrdiff_t s_row, float *state, ptrdiff_t state_row);
+
+// `dh`: on entry dL/ds' from later micro-layers, on exit the part of dL/ds that passed by the gates. `dy` is NULL except in the
+// last micro-layer of a step.
+void ck_highway_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int coupled, float *gates, ptrdiff_t gate, ptrdiff_t gates_row,
+    const float *s_previous, ptrdiff_t s_previous_row, const float *dy, ptrdiff_t dy_row, float *dh, ptrdiff_t dh_row,
+    float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row);
+
+// Leaky network with a rate per unit, p = pre + product: y = phi((1 - rate) h + rate p), or when `inside`
+// (1 - rate) h + rate phi(p). phi: 0 leaky ReLU (slope 0.01), 1 ReLU, 2 tanh, 3 sigmoid. Out: p, or phi(p) when inside, in `pre`.
+void ck_leaky_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int inside, int phi, const float *product, ptrdiff_t product_gate, float *pre,
+    ptrdiff_t pre_row, const float *rate, const float *h_previous, ptrdiff_t h_previous_row, float *y, ptrdiff_t y_row,
+    float *state, ptrdiff_t state_row);
+
+// Out: dL/dp in `pre` and `d_copy`; each step's part of dL/drate in `d_rate`; in `dh` the part of dL/dh[t-1] that did not go
+// through p.
+void ck_leaky_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int inside, int phi, float *pre, ptrdiff_t pre_row, const float *rate,
+    const float *y, ptrdiff_t y_row, const float *h_previous, ptrdiff_t h_previous_row, const float *dy, ptrdiff_t dy_row,
+    float *dh, ptrdiff_t dh_row, float *d_rate, ptrdiff_t d_rate_row, float *d_copy, ptrdiff_t copy_row);

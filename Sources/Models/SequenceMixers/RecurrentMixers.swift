@@ -24,7 +24,9 @@ final class RecurrentStack {
                 bias.map { GateBias($0, .gateMajor(gates: gates, heads: 1, outputs: units, inputs: 1)) }
             }
             let dense = BlockLayout.gateMajor(gates: count, heads: 1, outputs: units, inputs: x.value.width)
-            return tape.gates([GateTerm(x, inputWeight, dense)], biases: biases, width: units)
+            return tape.gates(
+                [GateTerm(x, [inputWeight], dense)], biases: biases,
+                GateColumns(gateCount: count, width: units, headCount: 1))
         }
 
         func run(_ pass: Pass) -> RecurrentRun {

@@ -39,11 +39,19 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
 public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
         AttentionMixer.self,
+        BidirectionalMixer.self,
+        FlashRNNMixer.self,
         GRUMixer.self,
+        LeakyRNNMixer.self,
         LMUMixer.self,
         LRUMixer.self,
         LSTMMixer.self,
         MambaMixer.self,
+        MinGRUMixer.self,
+        MinLSTMMixer.self,
+        ParaRNNGRUMixer.self,
+        ParaRNNLSTMMixer.self,
+        RecurrentHighwayMixer.self,
         RNNMixer.self,
         RWKV4ChannelMixer.self,
         RWKV4TimeMixer.self,
@@ -51,6 +59,7 @@ public enum SequenceMixers {
         S4DMixer.self,
         S5Mixer.self,
         SGConvMixer.self,
+        SLSTMMixer.self,
     ]
 
     /// - Throws: an error at the `type` key that lists the known mixers.
