@@ -4,4 +4,6 @@
 #include "ck_recurrent.h"
 #include "ck_vector.h"
 #include "ck_attention.h"
+#include "ck_channel_memory.h"
+#include "ck_matrix_memory.h"
 #include "ck_mixer.h"
