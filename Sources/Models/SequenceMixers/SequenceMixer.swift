@@ -41,6 +41,7 @@ public enum SequenceMixers {
         AttentionMixer.self,
         GRUMixer.self,
         LSTMMixer.self,
+        Mamba2Mixer.self,
         RNNMixer.self,
     ]
 
