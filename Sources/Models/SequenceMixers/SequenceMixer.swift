@@ -43,6 +43,7 @@ public enum SequenceMixers {
         GRUMixer.self,
         LSTMMixer.self,
         Mamba2Mixer.self,
+        MLSTMMixer.self,
         RNNMixer.self,
     ]
 
