@@ -44,6 +44,7 @@ public enum SequenceMixers {
         LSTMMixer.self,
         Mamba2Mixer.self,
         MLSTMMixer.self,
+        RetNetMixer.self,
         RNNMixer.self,
     ]
 
