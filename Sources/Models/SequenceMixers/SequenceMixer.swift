@@ -41,6 +41,7 @@ public enum SequenceMixers {
         AttentionMixer.self,
         GLAMixer.self,
         GRUMixer.self,
+        LinearAttentionMixer.self,
         LSTMMixer.self,
         Mamba2Mixer.self,
         MLSTMMixer.self,
