@@ -39,6 +39,7 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
 public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
         AttentionMixer.self,
+        BasedMixer.self,
         GLAMixer.self,
         GRUMixer.self,
         LinearAttentionMixer.self,
