@@ -42,6 +42,7 @@ public enum SequenceMixers {
         BasedMixer.self,
         GLAMixer.self,
         GRUMixer.self,
+        LightNetMixer.self,
         LinearAttentionMixer.self,
         LSTMMixer.self,
         Mamba2Mixer.self,
