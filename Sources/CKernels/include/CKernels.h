@@ -7,3 +7,4 @@
 #include "ck_channel_memory.h"
 #include "ck_matrix_memory.h"
 #include "ck_mixer.h"
+#include "ck_cells.h"

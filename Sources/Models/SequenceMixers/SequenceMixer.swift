@@ -40,15 +40,24 @@ public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
         AttentionMixer.self,
         BasedMixer.self,
+        BidirectionalMixer.self,
+        FlashRNNMixer.self,
         GLAMixer.self,
         GRUMixer.self,
+        LeakyRNNMixer.self,
         LightNetMixer.self,
         LinearAttentionMixer.self,
         LSTMMixer.self,
         Mamba2Mixer.self,
+        MinGRUMixer.self,
+        MinLSTMMixer.self,
         MLSTMMixer.self,
+        ParaRNNGRUMixer.self,
+        ParaRNNLSTMMixer.self,
         RetNetMixer.self,
+        RecurrentHighwayMixer.self,
         RNNMixer.self,
+        SLSTMMixer.self,
     ]
 
     /// - Throws: an error at the `type` key that lists the known mixers.
