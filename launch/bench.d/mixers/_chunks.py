@@ -61,3 +61,11 @@ def channel_memory(q, k, v, log_decay, scale=1.0, length=64, band=16):
     updates = (k * (total[..., -1:, :] - total).exp()).mT @ v
     before = states_before(updates, total[..., -1, :, None].exp())
     return unchunked(scores @ v + (q * scale * total.exp()) @ before)
+
+
+def plain_memory(q, k, v, scale=1.0, length=64):
+    """S = S + k v^T, o = scale q S."""
+    q, k, v = (chunked(x, length) for x in (q, k, v))
+    updates = k.mT @ v
+    before = updates.cumsum(2) - updates
+    return unchunked(((q * scale) @ k.mT).tril() @ v + (q * scale) @ before)

@@ -4,10 +4,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mixers._chunks import channel_memory
+from _chunks import channel_memory
+
+MIXER = "{ type: gla, head_count: 8 }"
+# Gates of output and memory, and one exponential per key channel; forward and backward.
+FUNCTIONS = 2 * (512 + 256 + 256)
 
 
-class Rival(nn.Module):
+class Chunks(nn.Module):
     def __init__(self, width=512, heads=8, rank=16):
         super().__init__()
         self.heads, self.key, self.value = heads, width // 2 // heads, width // heads
@@ -24,3 +28,6 @@ class Rival(nn.Module):
         o = channel_memory(heads(self.q(x)), heads(self.k(x)), heads(self.v(x)), heads(decay), self.key**-0.5)
         o = F.rms_norm(o, (self.value,), self.norm, 1e-5).flatten(-2)
         return self.o(o * F.silu(self.g(x)))
+
+
+FORMS = {"chunks of 64": Chunks}

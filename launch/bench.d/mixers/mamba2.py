@@ -4,10 +4,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mixers._chunks import scalar_memory
+from _chunks import scalar_memory
+
+MIXER = "{ type: mamba2 }"
+# Silu after the convolution and in the gate, decays between the tokens of a chunk; forward and backward.
+FUNCTIONS = 2 * (1280 + 1024 + 16 * 32)
 
 
-class Rival(nn.Module):
+class Chunks(nn.Module):
     def __init__(self, width=512, head_size=64, states=128, taps=4):
         super().__init__()
         self.inner, self.states, self.head_size = 2 * width, states, head_size
@@ -29,3 +33,6 @@ class Rival(nn.Module):
         y = scalar_memory(queries[:, :, None], keys[:, :, None], values * step[..., None], -self.a_log.exp() * step)
         y = (y + values * self.skip[:, None]).flatten(-2) * F.silu(z)
         return self.out_proj(F.rms_norm(y, (self.inner,), self.norm, 1e-5))
+
+
+FORMS = {"chunks of 64": Chunks}

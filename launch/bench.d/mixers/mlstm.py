@@ -4,10 +4,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mixers._chunks import chunked, unchunked
+from _chunks import chunked, unchunked
+
+MIXER = "{ type: mlstm, head_count: 8 }"
+# Output gate, and decays between the tokens of a chunk; forward and backward.
+FUNCTIONS = 2 * (512 + 8 * 32)
 
 
-class Rival(nn.Module):
+class Chunks(nn.Module):
     def __init__(self, width=512, heads=8):
         super().__init__()
         self.heads, self.key, self.value = heads, width // 2 // heads, width // heads
@@ -50,3 +54,6 @@ def memory(q, k, v, i, log_forget, length=64, epsilon=1e-6):
     summed = scores @ v + q @ states * (total + before - m).exp()[..., None]
     size = torch.maximum(summed[..., -1].abs(), (-m).exp()) + epsilon
     return unchunked(summed[..., :-1] / size[..., None])
+
+
+FORMS = {"chunks of 64": Chunks}

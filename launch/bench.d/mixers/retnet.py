@@ -4,10 +4,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mixers._chunks import scalar_memory
+from _chunks import scalar_memory
+
+MIXER = "{ type: retnet, head_count: 8 }"
+# Output gate, and decays between the tokens of a chunk; forward and backward.
+FUNCTIONS = 2 * (1024 + 8 * 32)
 
 
-class Rival(nn.Module):
+class Chunks(nn.Module):
     def __init__(self, width=512, heads=8):
         super().__init__()
         self.heads, self.key, self.value = heads, width // heads, 2 * width // heads
@@ -32,3 +36,6 @@ class Rival(nn.Module):
         o = scalar_memory(q, k, v, self.rates.expand(*x.shape[:2], -1), self.key**-0.5)
         o = F.rms_norm(o, (self.value,), self.norm, 1e-5).flatten(-2)
         return self.o(o * F.silu(self.g(x)))
+
+
+FORMS = {"chunks of 64": Chunks}
