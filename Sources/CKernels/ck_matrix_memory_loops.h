@@ -48,7 +48,8 @@ CK_PIECE int gates_of_chunk(chunk_gates *g, const ck_memory_shape *s, const floa
     return 0;
   }
   double sum = 0, start = s->exponential ? (double)maximum * LOG2E : 0, top = start;
-  float high[CHUNK], low[CHUNK], last_high = 0, last_low = 0;
+  double last = 0;
+  float high[CHUNK], low[CHUNK];
   for (size_t i = 0; i < CHUNK; i++) {
     g->c_high[i] = g->c_low[i] = g->m_low[i] = g->floor[i] = low[i] = 0;
     g->m_high[i] = 1e30f; // D = 0: a padding row would otherwise multiply its zeros by infinity
@@ -63,13 +64,19 @@ CK_PIECE int gates_of_chunk(chunk_gates *g, const ck_memory_shape *s, const floa
     double m = s->exponential ? top : -sum;
     g->c_high[i] = (float)c;
     g->c_low[i] = (float)(c - (double)g->c_high[i]);
-    g->m_high[i] = last_high = (float)m;
-    g->m_low[i] = last_low = (float)(m - (double)g->m_high[i]);
+    g->m_high[i] = (float)m;
+    g->m_low[i] = (float)(m - (double)g->m_high[i]);
     high[i] = (float)(start - m);
     low[i] = (float)((start - m) - (double)high[i]);
     g->floor[i] = (float)(-sum - m);
-    g->maximum = (float)((sum + m) / LOG2E);
+    last = m;
   }
+  if (s->exponential) { // the maximum is handed on as a float: what is written is scaled by exactly that
+    g->maximum = (float)((sum + last) / LOG2E);
+    last = (double)g->maximum * LOG2E - sum;
+  }
+  const float last_high = (float)last, last_low = (float)(last - (double)last_high);
+  g->keep = v_exp2_flush(v_all((float)(start - last)))[0];
   for (size_t i = 0; i < CHUNK; i += CK_LANES) {
     vi inside = v_iota() + (int32_t)i < (int32_t)rows;
     v_store(g->reach + i, v_select(inside, v_exp2_flush(v_load(high + i) + v_load(low + i)), v_all(0)));
@@ -77,7 +84,6 @@ CK_PIECE int gates_of_chunk(chunk_gates *g, const ck_memory_shape *s, const floa
     v_store(g->write + i, v_select(inside, v_exp2_flush(v_select(inside, c, v_all(0))), v_all(0)));
     if (s->exponential) v_store(g->floor + i, v_exp(v_load(g->floor + i) * 0.693147181f));
   }
-  g->keep = g->reach[rows - 1];
   return 1;
 }
 

@@ -144,7 +144,7 @@ import Testing
         let expected = Self.reference(x, c)
         let dOutput = randomFloats(expected.output.count, seed: 8), dState = randomFloats(expected.state.count, seed: 9)
         let got = Self.run(c, threadCount: 1, dOutput, dState)
-        assertClose("output", expected.output.map(Float.init), got.output, ratio: 5e-6)
+        assertClose("output", expected.output.map(Float.init), got.output, ratio: 1e-5)
         if !c.isExponential { assertClose("state", expected.state.map(Float.init), got.state, ratio: 2e-6) }
 
         func loss(_ x: [[Double]]) -> Double {
