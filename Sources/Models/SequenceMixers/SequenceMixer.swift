@@ -44,6 +44,7 @@ public enum SequenceMixers {
         FlashRNNMixer.self,
         GLAMixer.self,
         GRUMixer.self,
+        HydraMixer.self,
         LeakyRNNMixer.self,
         LightNetMixer.self,
         LinearAttentionMixer.self,
