@@ -27,7 +27,8 @@ extension Tape {
     /// `x Wᵀ + b` whose columns go to several variables: the rows of `weight` in pieces of `widths`, in order.
     ///
     /// - Parameters:
-    ///   - x: `[R, in]`. - weight: `[Σ widths, in]`. - bias: `[Σ widths]`.
+    ///   - x: `[R, in]`.
+    ///   - weight: `[Σ widths, in]`. - bias: `[Σ widths]`.
     /// - Returns: `[R, widths[i]]` each.
     public func linear(
         _ x: Variable, weight: ParameterUse, bias: ParameterUse? = nil, splitting widths: [Int]

@@ -8,5 +8,7 @@
 #include "ck_state_space.h"
 #include "ck_vector.h"
 #include "ck_attention.h"
+#include "ck_channel_memory.h"
+#include "ck_matrix_memory.h"
 #include "ck_mixer.h"
 #include "ck_cells.h"
