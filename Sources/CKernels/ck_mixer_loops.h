@@ -2,7 +2,6 @@
 #include "ck_vector_variant.h"
 
 #define v_gate CK_NAME(ck_mixer_gate)
-#define v_softplus CK_NAME(ck_mixer_softplus)
 #define convolved CK_NAME(ck_mixer_convolved)
 #define row_at CK_NAME(ck_mixer_row_at)
 
@@ -14,13 +13,6 @@ CK_INLINE vf v_gate(vf z, const int kind, vf *slope) {
   vf s = v_sigmoid(z), rest = v_sigmoid(-z);
   if (slope) *slope = kind == 1 ? s + s * (z * rest) : s * rest;
   return kind == 1 ? z * s : s;
-}
-
-// log(1 + e^{−|x|}) with what rounding 1 + e^{−|x|} lost put back, then max(x, 0) added.
-CK_INLINE vf v_softplus(vf x) {
-  vf e = v_exp((vf)((vi)x | (int32_t)0x80000000)), u = e + 1.0f;
-  vf log = v_log(u) + v_divide(e - (u - 1.0f), u);
-  return v_select(x > 0.0f, x, x != x ? x : v_all(0.0f)) + log;
 }
 
 // Row t of a sequence that is preceded by its past; null where there is none.
@@ -185,4 +177,111 @@ CK_LOOP void CK_NAME(ck_l2_norm_backward)(float *dx, const float *dy, const floa
     float dot = v_sum(a), factor = rstd[r];
     EACH(width, STORE(dx, (LOAD(dy) - LOAD(y) * dot) * factor););
   }
+}
+
+// ---- feature maps
+CK_LOOP void CK_NAME(ck_elu_plus_one)(float *y, const float *x, size_t n) {
+  EACH(n, { vf v = LOAD(x); STORE(y, v_select(v > 0.0f, v + 1.0f, v_exp(v))); });
+}
+CK_LOOP void CK_NAME(ck_elu_plus_one_backward)(float *dx, const float *dy, const float *y, size_t n) {
+  EACH(n, { vf v = LOAD(y); STORE(dx, LOAD(dy) * v_select(v > 1.0f, v_all(1), v)); });
+}
+
+CK_LOOP void CK_NAME(ck_signed_softmax)(float *y, const float *x, size_t rows, size_t width) {
+  for (size_t r = 0; r < rows; r++, y += 2 * width, x += width) {
+    float *minus = y + width;
+    vf top = {0}, sum = {0};
+    EACH(width, { vf size = v_absolute(LOAD(x)); top = v_select(size > top, size, v_select(size == size, top, size)); });
+    const float m = 2.0f * v_maximum(top);
+    EACH(width, {
+      vf v = LOAD(x) * 2.0f, a = v_exp(v - m), b = v_exp(-v - m);
+      STORE(y, a);
+      STORE(minus, b);
+      sum = sum + (whole_ ? a + b : v_select(v_iota() < (int32_t)(count_ - i), a + b, v_all(0)));
+    });
+    const float factor = 1.0f / v_sum(sum);
+    EACH(2 * width, STORE(y, LOAD(y) * factor););
+  }
+}
+CK_LOOP void CK_NAME(ck_signed_softmax_backward)(float *dx, const float *dy, const float *y, size_t rows, size_t width) {
+  for (size_t r = 0; r < rows; r++, dx += width, dy += 2 * width, y += 2 * width) {
+    const float *minus = y + width, *dminus = dy + width;
+    vf a = {0};
+    EACH(2 * width, a = LOAD(dy) * LOAD(y) + a;);
+    const float dot = v_sum(a);
+    EACH(width, STORE(dx, (LOAD(y) * (LOAD(dy) - dot) - LOAD(minus) * (LOAD(dminus) - dot)) * 2.0f););
+  }
+}
+
+CK_LOOP void CK_NAME(ck_taylor_features)(float *y, const float *x, size_t rows, size_t width) {
+  const float root = __builtin_sqrtf((float)width), linear = 1.0f / __builtin_sqrtf(root), pair = 1.0f / root, square = pair * 0.707106781f;
+  for (size_t r = 0; r < rows; r++, x += width) {
+    *y++ = 1.0f;
+    EACH(width, STORE(y, LOAD(x) * linear););
+    y += width;
+    for (size_t c = 0; c < width; c++) {
+      const float *rest = x + c;
+      const float factor = x[c] * pair;
+      EACH(width - c, STORE(y, LOAD(rest) * factor););
+      y[0] = x[c] * x[c] * square;
+      y += width - c;
+    }
+  }
+}
+CK_LOOP void CK_NAME(ck_taylor_features_backward)(float *dx, const float *dy, const float *x, size_t rows, size_t width) {
+  const float root = __builtin_sqrtf((float)width), linear = 1.0f / __builtin_sqrtf(root), pair = 1.0f / root, square = pair * 0.707106781f;
+  for (size_t r = 0; r < rows; r++, x += width, dx += width) {
+    dy++;
+    EACH(width, STORE(dx, LOAD(dy) * linear););
+    dy += width;
+    for (size_t c = 0; c < width; c++) { // the diagonal, then the pairs to its right
+      dx[c] += 2.0f * square * dy[0] * x[c];
+      const float *slope = dy + 1, *rest = x + c + 1;
+      float *to = dx + c + 1;
+      const float factor = x[c] * pair;
+      vf sum = {0};
+      EACH(width - c - 1, {
+        sum = LOAD(slope) * LOAD(rest) + sum;
+        STORE(to, LOAD(slope) * factor + LOAD(to));
+      });
+      dx[c] += v_sum(sum) * pair;
+      dy += width - c;
+    }
+  }
+}
+
+// ---- running softmax
+CK_LOOP void CK_NAME(ck_running_softmax)(float *weight, float *log_decay, float *z, const float *x, const float *past, size_t time, size_t width) {
+  for (size_t t = 0; t < time; t++, weight += width, log_decay += width, x += width) {
+    const float *before = t ? z : past;
+    if (!before) {
+      EACH(width, { STORE(weight, v_all(1)); STORE(log_decay, v_all(0)); STORE(z, LOAD(x)); });
+      continue;
+    }
+    EACH(width, {
+      vf old = LOAD(before), score = LOAD(x), high = v_select(score > old, score, old), low = v_select(score > old, old, score);
+      vf e = v_exp(low - high), u = e + 1.0f;
+      vf more = v_log(u) + v_divide(e - (u - 1.0f), u); // log(1 + e), with what rounding lost put back
+      STORE(z, high + more);
+      STORE(weight, v_exp((score - high) - more));
+      STORE(log_decay, (old - high) - more);
+    });
+  }
+}
+// c_t = dz_t + e^{log_decay_{t+1}} c_{t+1}, dz_t = −weight·dweight − dlog_decay_t + dlog_decay_{t+1}; dx = weight (dweight + c).
+CK_LOOP void CK_NAME(ck_running_softmax_backward)(float *dx, float *dpast, const float *dweight, const float *dlog_decay, const float *dlast, const float *weight, const float *log_decay, size_t has_past, size_t time, size_t width) {
+  EACH(width, {
+    vf c = dlast ? LOAD(dlast) : v_all(0);
+    for (size_t t = time; t-- > 0;) {
+      const size_t row = t * width;
+      vf w = LOAD(weight + row), dw = LOAD(dweight + row), dg = LOAD(dlog_decay + row);
+      const int starts = t == 0 && !has_past;
+      c = c - w * dw;
+      if (!starts) c = c - dg;
+      STORE(dx + row, w * (dw + c));
+      // What goes on to z_{t−1}: through z_t, and as the minuend of the decay.
+      if (!starts) c = v_exp(LOAD(log_decay + row)) * c + dg;
+    }
+    if (dpast) STORE(dpast, c);
+  });
 }

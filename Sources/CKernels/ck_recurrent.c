@@ -133,17 +133,17 @@ void ck_gru_backward(
 }
 
 void ck_elman_forward(
-    int isa, ptrdiff_t rows, ptrdiff_t units, int relu, const float *product, ptrdiff_t product_gate, const float *pre,
+    int isa, ptrdiff_t rows, ptrdiff_t units, int nonlinearity, const float *product, ptrdiff_t product_gate, const float *pre,
     ptrdiff_t pre_row, float *y, ptrdiff_t y_row, float *state, ptrdiff_t state_row) {
     DISPATCH(
-        isa, elman_forward, rows, units, relu, product, product_gate, pre, pre_row, y, y_row, state, state_row);
+        isa, elman_forward, rows, units, nonlinearity, product, product_gate, pre, pre_row, y, y_row, state, state_row);
 }
 
 void ck_elman_backward(
-    int isa, ptrdiff_t rows, ptrdiff_t units, int relu, const float *y, ptrdiff_t y_row, const float *dy, ptrdiff_t dy_row,
+    int isa, ptrdiff_t rows, ptrdiff_t units, int nonlinearity, const float *y, ptrdiff_t y_row, const float *dy, ptrdiff_t dy_row,
     const float *dh, ptrdiff_t dh_row, float *d_pre, ptrdiff_t d_pre_row, float *d_copy, ptrdiff_t copy_row) {
     DISPATCH(
-        isa, elman_backward, rows, units, relu, y, y_row, dy, dy_row, dh, dh_row, d_pre, d_pre_row, d_copy, copy_row);
+        isa, elman_backward, rows, units, nonlinearity, y, y_row, dy, dy_row, dh, dh_row, d_pre, d_pre_row, d_copy, copy_row);
 }
 
 void ck_slstm_forward(

@@ -53,6 +53,8 @@ enum { CK_LANES = 16 };
 #define v_store CK_NAME(ck_v_store)
 #define v_load_part CK_NAME(ck_v_load_part)
 #define v_store_part CK_NAME(ck_v_store_part)
+#define v_load_lanes CK_NAME(ck_v_load_lanes)
+#define v_store_lanes CK_NAME(ck_v_store_lanes)
 #define v_all CK_NAME(ck_v_all)
 #define v_iota CK_NAME(ck_v_iota)
 #define v_select CK_NAME(ck_v_select)
@@ -67,6 +69,7 @@ enum { CK_LANES = 16 };
 #define v_tanh CK_NAME(ck_v_tanh)
 #define v_sigmoid CK_NAME(ck_v_sigmoid)
 #define v_log CK_NAME(ck_v_log)
+#define v_softplus CK_NAME(ck_v_softplus)
 #define v_normal_cdf CK_NAME(ck_v_normal_cdf)
 #define v_absolute CK_NAME(ck_v_absolute)
 
@@ -90,6 +93,13 @@ CK_INLINE void v_store_part(float *p, vf v, size_t n) {
 #else
   __builtin_memcpy(p, &v, n * sizeof(float));
 #endif
+}
+
+// The first n ≤ 16 elements.
+CK_INLINE vf v_load_lanes(const float *p, size_t n) { return n == CK_LANES ? v_load(p) : v_load_part(p, n); }
+CK_INLINE void v_store_lanes(float *p, vf v, size_t n) {
+  if (n == CK_LANES) v_store(p, v);
+  else v_store_part(p, v, n);
 }
 
 CK_INLINE vf v_all(float x) { return (vf)(x); }
@@ -218,6 +228,13 @@ CK_INLINE vf v_log(vf x) {
   p = p * u * square + n * 1.42860677e-6f;
   p = p - 0.5f * square;
   return n * 0.693145752f + (p + u);
+}
+
+// log(1 + e^{−|x|}) with what rounding 1 + e^{−|x|} lost put back, then max(x, 0) added.
+CK_INLINE vf v_softplus(vf x) {
+  vf e = v_exp((vf)((vi)x | (int32_t)0x80000000)), u = e + 1.0f;
+  vf log = v_log(u) + v_divide(e - (u - 1.0f), u);
+  return v_select(x > 0.0f, x, x != x ? x : v_all(0.0f)) + log;
 }
 
 // Φ(u) = erfc(−u/√2)/2 and e^{-u²/2}. erfc z = e^{-z²}·g(t)/(1 + 2z), t = (z − 2)/(z + 2), g of degree 9 (1.5e-8).

@@ -30,6 +30,15 @@ public enum Elementwise {
         threads.forEachPanel(of: count) { start, length in ck_multiply_add(y + start, a + start, b + start, length) }
     }
 
+    /// `y[r] += row · x[r]` for `x`, `y` `[rows, columns]` and `row` `[columns]`.
+    public static func multiplyAdd(
+        row factors: Source, _ x: Source, to y: Destination, rows: Int, columns: Int, threads: ThreadPool
+    ) {
+        threads.forEachRowPanel(of: rows, width: columns) { row, count in
+            for r in row..<row + count { ck_multiply_add(y + r * columns, x + r * columns, factors, columns) }
+        }
+    }
+
     /// `y = factor · x`
     public static func scale(_ x: Source, by factor: Float, into y: Destination, count: Int, threads: ThreadPool) {
         threads.forEachPanel(of: count) { start, length in ck_scale(y + start, x + start, factor, length) }

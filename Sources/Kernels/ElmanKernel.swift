@@ -5,9 +5,23 @@ import CKernels
 /// Legend: B batch, T time, H hidden units.
 public enum ElmanKernel {
     /// `φ` above.
-    public enum Nonlinearity: Sendable {
+    public enum Nonlinearity: Sendable, Equatable {
         case tanh
         case relu
+        /// tanh for the first so many units, nothing for the others.
+        case tanhThenLinear(Int)
+
+        /// Runs `body` on the units `first..<first + count` in pieces of one kind, numbered as in `ck_recurrent.h`.
+        func forEachKind(first: Int, count: Int, _ body: (_ skipped: Int, _ count: Int, _ kind: Int32) -> Void) {
+            switch self {
+            case .tanh: body(0, count, 0)
+            case .relu: body(0, count, 1)
+            case .tanhThenLinear(let limit):
+                let tanhCount = max(0, min(count, limit - first))
+                if tanhCount > 0 { body(0, tanhCount, 0) }
+                if tanhCount < count { body(tanhCount, count - tanhCount, 2) }
+            }
+        }
     }
 
     /// Runs the recurrence.
@@ -26,12 +40,13 @@ public enum ElmanKernel {
     ) {
         let loop = RecurrentLoop(
             weights, gateCount: 1, batch: batch, time: time, hidden: hidden, reversed: reversed, threads: threads)
-        let relu: Int32 = nonlinearity == .relu ? 1 : 0
         loop.forward(h0: h0) { slice, product, gateStride, _, new, stateStride in
             let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
-            ck_elman_forward(
-                loop.isa, slice.rowCount, slice.unitCount, relu, product, gateStride, preactivations + at, row, y + at,
-                row, new, stateStride)
+            nonlinearity.forEachKind(first: slice.unit, count: slice.unitCount) { skipped, count, kind in
+                ck_elman_forward(
+                    loop.isa, slice.rowCount, count, kind, product.map { $0 + skipped }, gateStride,
+                    preactivations + at + skipped, row, y + at + skipped, row, new + skipped, stateStride)
+            }
         }
         loop.copyLast(of: y, to: hN)
     }
@@ -54,12 +69,13 @@ public enum ElmanKernel {
     ) {
         let loop = RecurrentLoop(
             weights, gateCount: 1, batch: batch, time: time, hidden: hidden, reversed: reversed, threads: threads)
-        let relu: Int32 = nonlinearity == .relu ? 1 : 0
         loop.backward(dhN: dhN, dh0: dh0, keepsRest: false) { slice, dh, stateStride, copy, _, copyStride in
             let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
-            ck_elman_backward(
-                loop.isa, slice.rowCount, slice.unitCount, relu, y + at, row, dy.map { $0 + at }, row, dh, stateStride,
-                dPreactivations + at, row, copy, copyStride)
+            nonlinearity.forEachKind(first: slice.unit, count: slice.unitCount) { skipped, count, kind in
+                ck_elman_backward(
+                    loop.isa, slice.rowCount, count, kind, y + at + skipped, row, dy.map { $0 + at + skipped }, row,
+                    dh + skipped, stateStride, dPreactivations + at + skipped, row, copy + skipped, copyStride)
+            }
         }
     }
 }

@@ -103,6 +103,23 @@ extension Tape {
         return (result, keysOut, valuesOut)
     }
 
+    /// Rotary positions of `x [B·T, H·d]`, half-split pairs, `d` the table's width (arXiv 2104.09864).
+    public func rotary(
+        _ x: Variable, _ batch: Int, _ time: Int, positionOffset: Int, _ table: RotaryTable
+    ) -> Variable {
+        let heads = x.value.width / table.headWidth
+        func rotated(_ x: Tensor, inverse: Bool) -> Tensor {
+            let y = context.tensor(x.shape)
+            RotaryEmbedding.apply(
+                x.pointer, into: y.pointer, batch: batch, tokens: time, heads: heads, start: positionOffset,
+                table: table, inverse: inverse, threads: threads)
+            return y
+        }
+        let result = output(rotated(x.value, inverse: false), from: x)
+        record(result) { dy in x.accumulate(rotated(dy, inverse: true), self.context) }
+        return result
+    }
+
     private func rotated(_ x: Tensor, heads: Int, _ geometry: AttentionGeometry, inverse: Bool = false) -> Tensor {
         guard let table = geometry.rotary else { return x }
         let y = context.tensor(x.shape)

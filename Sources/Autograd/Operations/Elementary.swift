@@ -78,16 +78,40 @@ extension Tape {
         return result
     }
 
-    /// `factor · log σ(x)`: the logarithm of a forget gate.
-    public func logSigmoid(_ x: Variable, factor: Float = 1) -> Variable {
+    /// `cap · tanh(x / cap)`: `x` where it is small, within `±cap`.
+    public func softCap(_ x: Variable, at cap: Float) -> Variable {
+        let bent = context.tensor(x.shape)
+        let y = context.tensor(x.shape)
+        let count = y.count
+        Elementwise.scale(x.value.pointer, by: 1 / cap, into: bent.pointer, count: count, threads: threads)
+        Activations.forward(.tanh, bent.pointer, into: bent.pointer, count: count, threads: threads)
+        Elementwise.scale(bent.pointer, by: cap, into: y.pointer, count: count, threads: threads)
+        let result = output(y, from: x)
+        record(result) { dy in
+            let dx = self.context.tensor(x.shape)
+            Activations.backward(
+                .tanh, dy.pointer, saved: bent.pointer, into: dx.pointer, count: count, threads: self.threads)
+            x.accumulate(dx, self.context)
+        }
+        return result
+    }
+
+    /// `max(factor · log σ(x), floor)`: the logarithm of a forget gate. Gradients stop where the floor holds.
+    public func logSigmoid(_ x: Variable, factor: Float = 1, floor: Float? = nil) -> Variable {
         let y = context.tensor(x.shape)
         Activations.logSigmoid(x.value.pointer, factor: factor, into: y.pointer, count: y.count, threads: threads)
+        if let floor {
+            for i in 0..<y.count where y.pointer[i] < floor { y.pointer[i] = floor }
+        }
         let result = output(y, from: x)
         record(result) { dy in
             let dx = self.context.tensor(x.shape)
             Activations.logSigmoidBackward(
                 dy.pointer, x: x.value.pointer, factor: factor, into: dx.pointer, count: dy.count,
                 threads: self.threads)
+            if let floor {
+                for i in 0..<dx.count where y.pointer[i] <= floor { dx.pointer[i] = 0 }
+            }
             x.accumulate(dx, self.context)
         }
         return result

@@ -42,3 +42,22 @@ void ck_log_sigmoid_backward(float *dx, const float *dy, const float *x, float f
 void ck_l2_norm(float *y, float *rstd, const float *x, size_t rows, size_t width, float epsilon);
 /// dx = rstd · (dy − y · Σ dy·y)
 void ck_l2_norm_backward(float *dx, const float *dy, const float *y, const float *rstd, size_t rows, size_t width);
+
+// Feature maps of linear attention, rows of `width`.
+/// y = x + 1 above 0, e^x below.
+void ck_elu_plus_one(float *y, const float *x, size_t n);
+/// dx = dy · min(y, 1)
+void ck_elu_plus_one_backward(float *dx, const float *dy, const float *y, size_t n);
+/// y [rows, 2·width] = softmax of [2x, −2x].
+void ck_signed_softmax(float *y, const float *x, size_t rows, size_t width);
+void ck_signed_softmax_backward(float *dx, const float *dy, const float *y, size_t rows, size_t width);
+/// y [rows, 1 + d + d(d+1)/2] = 1, x / d^¼, then x_i x_j / √d for j > i with x_i² / √(2d) at j = i, i by i: φ(q)·φ(k) is the second-order
+/// Taylor polynomial of exp(q·k / √d).
+void ck_taylor_features(float *y, const float *x, size_t rows, size_t width);
+void ck_taylor_features_backward(float *dx, const float *dy, const float *x, size_t rows, size_t width);
+
+// Running softmax of LightNet over one sequence, rows of `width`: z_t = log(e^{z_{t−1}} + e^{x_t}), weight = e^{x_t − z_t},
+// log_decay = z_{t−1} − z_t. `past` is z before the first row; null: −∞, whose log_decay is 0.
+void ck_running_softmax(float *weight, float *log_decay, float *z, const float *x, const float *past, size_t time, size_t width);
+/// dx from dweight and dlog_decay; dlast (null: 0): gradient of z after the last row; dpast (null: not wanted) of that before the first.
+void ck_running_softmax_backward(float *dx, float *dpast, const float *dweight, const float *dlog_decay, const float *dlast, const float *weight, const float *log_decay, size_t has_past, size_t time, size_t width);

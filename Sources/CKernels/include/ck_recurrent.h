@@ -36,14 +36,14 @@ void ck_gru_backward(
     const float *h_previous, ptrdiff_t h_previous_row, const float *dy, ptrdiff_t dy_row, float *dh, ptrdiff_t dh_row,
     float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row);
 
-// Elman, y = tanh(pre + product), or max(0, ·) when `relu`. `pre` and `y` may be the same memory.
+// Elman, y = φ(pre + product), φ by `nonlinearity`: 0 tanh, 1 max(0, ·), 2 nothing. `pre` and `y` may be the same memory.
 void ck_elman_forward(
-    int isa, ptrdiff_t rows, ptrdiff_t units, int relu, const float *product, ptrdiff_t product_gate, const float *pre,
+    int isa, ptrdiff_t rows, ptrdiff_t units, int nonlinearity, const float *product, ptrdiff_t product_gate, const float *pre,
     ptrdiff_t pre_row, float *y, ptrdiff_t y_row, float *state, ptrdiff_t state_row);
 
 // Out: dL/d(pre-activation) in `d_pre` and a copy in `d_copy`.
 void ck_elman_backward(
-    int isa, ptrdiff_t rows, ptrdiff_t units, int relu, const float *y, ptrdiff_t y_row, const float *dy, ptrdiff_t dy_row,
+    int isa, ptrdiff_t rows, ptrdiff_t units, int nonlinearity, const float *y, ptrdiff_t y_row, const float *dy, ptrdiff_t dy_row,
     const float *dh, ptrdiff_t dh_row, float *d_pre, ptrdiff_t d_pre_row, float *d_copy, ptrdiff_t copy_row);
 
 // sLSTM (arXiv 2405.04517), gates i, f, z, o. In: pre-activations in `gates`; c[t-1], n[t-1]; m[t-1] in `m`. Out: i', f', z, o

@@ -55,5 +55,14 @@ public struct Linear {
         bias = hasBias ? builder.vector("\(name).bias", output, .constant(0)) : nil
     }
 
+    /// With a bias that starts from `initialBias`.
+    init(
+        _ name: String, _ input: Int, _ output: Int, bias initialBias: Initializer, _ builder: LayerBuilder,
+        initializer: Initializer? = nil
+    ) {
+        weight = builder.matrix("\(name).weight", output, input, initializer)
+        bias = builder.vector("\(name).bias", output, initialBias)
+    }
+
     func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable { tape.linear(x, weight: weight, bias: bias) }
 }

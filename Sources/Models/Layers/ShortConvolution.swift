@@ -33,6 +33,11 @@ struct ShortConvolution {
         return (y, CarryTensor(name: carryName, variable: past))
     }
 
+    /// The same over whole sequences of `time` tokens, without a carry.
+    func callAsFunction(_ x: Variable, batch: Int, time: Int, _ tape: Tape) -> Variable {
+        tape.shortConvolution(x, past: nil, weight: weight, bias: bias, silu: usesSilu, batch: batch, time: time).output
+    }
+
     /// Multiply-adds counted as two, forward, per token.
     var flopsPerToken: Double { Double(2 * weight.shape.count) }
 }

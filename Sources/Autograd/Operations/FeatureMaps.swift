@@ -1,0 +1,64 @@
+import Kernels
+import Tensors
+
+extension Tape {
+    /// Features of every head's row: `x [R, H·d]` to `[R, H·d']`.
+    public func featureMap(_ map: FeatureMaps.Map, _ x: Variable, headWidth: Int) -> Variable {
+        let rows = x.value.count / headWidth
+        require(x.value.width % headWidth == 0, "featureMap: x is \(x.shape); expected a multiple of \(headWidth)")
+        let y = context.tensor(Shape(x.value.rows, x.value.width / headWidth * map.featureWidth(headWidth)))
+        FeatureMaps.forward(
+            map, x.value.pointer, into: y.pointer, rows: rows, width: headWidth, threads: threads)
+        let result = output(y, from: x)
+        record(result) { dy in
+            let dx = self.context.tensor(x.shape)
+            FeatureMaps.backward(
+                map, dy.pointer, x: x.value.pointer, y: y.pointer, into: dx.pointer, rows: rows, width: headWidth,
+                threads: self.threads)
+            x.accumulate(dx, self.context)
+        }
+        return result
+    }
+
+    /// Softmax of the scores so far: `weight_t = e^{x_t − z_t}` and `logDecay_t = z_{t−1} − z_t`, `z` the running log-sum-exp.
+    ///
+    /// - Parameters:
+    ///   - x: `[B·T, C]`. - past: `z` before the chunk, `[B, C]`; nil: nothing so far.
+    /// - Returns: weights and log-decays `[B·T, C]`, `z` after the chunk.
+    public func runningSoftmax(
+        _ x: Variable, past: Variable?, batch: Int, time: Int
+    ) -> (weight: Variable, logDecay: Variable, z: Variable) {
+        let width = x.value.width
+        let weight = context.tensor(x.shape)
+        let decay = context.tensor(x.shape)
+        let z = context.tensor(Shape(batch, width))
+        RunningSoftmax.forward(
+            x.value.pointer, past: past?.value.pointer.constant, weight: weight.pointer, logDecay: decay.pointer,
+            z: z.pointer, batch: batch, time: time, width: width, threads: threads)
+        let weightOut = output(weight, from: x, past)
+        let decayOut = Variable(decay, needsGradient: weightOut.needsGradient)
+        let last = Variable(z, needsGradient: weightOut.needsGradient)
+        recordRaw {
+            let gradients = [weightOut.takeGradient(), decayOut.takeGradient()]
+            let dz = last.takeGradient()
+            guard dz != nil || gradients.contains(where: { $0 != nil }) else { return }
+            let known = gradients.map { $0 ?? self.context.zeros(x.shape) }
+            let dx = self.context.tensor(x.shape)
+            let dPast = past.map { self.context.tensor($0.shape) }
+            RunningSoftmax.backward(
+                dWeight: known[0].pointer, dLogDecay: known[1].pointer, dz: dz?.pointer.constant,
+                weight: weight.pointer, logDecay: decay.pointer, into: dx.pointer, dPast: dPast?.pointer, batch: batch,
+                time: time, width: width, threads: self.threads)
+            x.accumulate(dx, self.context)
+            if let dPast { past?.accumulate(dPast, self.context) }
+        }
+        return (weightOut, decayOut, last)
+    }
+
+    /// The same elements in another shape.
+    public func reshaped(_ x: Variable, _ shape: Shape) -> Variable {
+        let result = output(x.value.reshaped(shape), from: x)
+        record(result) { dy in x.accumulate(dy, self.context) }
+        return result
+    }
+}

@@ -1,0 +1,265 @@
+// The loops of ck_state_space.h, for one variant; included by ck_state_space.c.
+#include "ck_vector_variant.h"
+
+#define feedback CK_NAME(ck_state_space_feedback)
+#define step CK_NAME(ck_state_space_step)
+#define forward CK_NAME(ck_state_space_forward_columns)
+#define backward CK_NAME(ck_state_space_backward_columns)
+#define downwards_diagonal CK_NAME(ck_state_space_downwards_diagonal)
+#define downwards_rank_one CK_NAME(ck_state_space_downwards_rank_one)
+// Row r of state n of a table, real part; the imaginary part is 16 floats further.
+#define AT(table, n, r) ((table) + ((n) * K + 2 * (r)) * CK_LANES)
+#define RE(p) v_load(p)
+#define IM(p) v_load((p) + CK_LANES)
+
+// s = Re Σ w x
+CK_INLINE vf feedback(const float *table, const float *x, size_t N, const int K) {
+  vf plus = {0}, minus = {0};
+  for (size_t n = 0; n < N; n++) {
+    const float *w = AT(table, n, 4), *at = x + n * 2 * CK_LANES;
+    plus = RE(w) * RE(at) + plus;
+    minus = IM(w) * IM(at) + minus;
+  }
+  return plus - minus;
+}
+
+// One step from `before` to `after`, which may be the same; returns Re Σ c x.
+CK_INLINE vf step(const float *table, const float *before, float *after, vf u, vf s, size_t N, const int K) {
+  vf plus = {0}, minus = {0};
+  for (size_t n = 0; n < N; n++) {
+    const float *a = AT(table, n, 0), *b = AT(table, n, 1), *c = AT(table, n, 2), *at = before + n * 2 * CK_LANES;
+    float *to = after + n * 2 * CK_LANES;
+    vf re = RE(b) * u, im = IM(b) * u;
+    if (K == CK_STATE_SPACE_RANK_ONE) {
+      const float *f = AT(table, n, 3);
+      re = RE(f) * s + re;
+      im = IM(f) * s + im;
+    }
+    re = RE(a) * RE(at) + re;
+    im = RE(a) * IM(at) + im;
+    re = re - IM(a) * IM(at);
+    im = im + IM(a) * RE(at);
+    v_store(to, re);
+    v_store(to + CK_LANES, im);
+    plus = RE(c) * re + plus;
+    minus = IM(c) * im + minus;
+  }
+  return plus - minus;
+}
+
+CK_INLINE void forward(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, const int K) {
+  const size_t N = in->states;
+  for (size_t channel = 0; channel < in->channels; channel += CK_LANES) {
+    const size_t lanes = in->channels - channel < CK_LANES ? in->channels - channel : CK_LANES;
+    const float *table = in->table + channel * N * K;
+    float *state = x + channel * N * 2;
+    const vf skip = v_load_lanes(in->skip + channel, lanes);
+    for (size_t t = 0; t < in->steps; t++) {
+      const float *u_at = in->u + t * in->u_row + channel;
+      float *y_at = y + t * y_row + channel;
+      __builtin_prefetch(u_at + STEPS * in->u_row, 0, 2);
+      __builtin_prefetch(y_at + STEPS * y_row, 0, 2);
+      vf u = v_load_lanes(u_at, lanes);
+      vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, state, N, K) : v_all(0.0f);
+      vf sum = step(table, state, state, u, s, N, K);
+      v_store_lanes(y_at, skip * u + sum, lanes);
+    }
+  }
+}
+
+// Downwards in time, with λ = dL/dx_t (complex: dL/dRe + i dL/dIm) and q = dL/ds_t:
+//   λ += c̄ dy;  dc += x̄ dy;  da += λ x̄_{t−1};  db += λ u;  df += λ s;  du = Re Σ b̄ λ;  q = Re Σ f̄ λ;
+//   λ ← ā λ + w̄ q;  dw += x̄_{t−1} q.
+//
+// Diagonal: `width` states a turn, so that λ and all sums stay in registers and the chains of the states overlap.
+// `states`: of every step and the one before; `du`: [T][16], added to.
+CK_INLINE void downwards_diagonal(const float *table, const float *states, const float *us, const float *slopes, float *lambda, float *d_table, float *du, size_t T, size_t N, size_t first, const int width) {
+  enum { K = CK_STATE_SPACE_DIAGONAL };
+  const size_t row = N * 2 * CK_LANES;
+  const float *x = states + first * 2 * CK_LANES;
+  vf re[2], im[2], x_re[2], x_im[2], sums[2][K];
+  for (int i = 0; i < width; i++) {
+    const float *at = lambda + (first + i) * 2 * CK_LANES, *last = x + T * row + i * 2 * CK_LANES;
+    re[i] = RE(at), im[i] = IM(at), x_re[i] = RE(last), x_im[i] = IM(last);
+    for (int k = 0; k < K; k++) sums[i][k] = v_load(AT(d_table, first + i, 0) + k * CK_LANES);
+  }
+  for (size_t t = T; t-- > 0;) {
+    vf d = v_load(slopes + t * CK_LANES), u = v_load(us + t * CK_LANES), through = v_load(du + t * CK_LANES);
+    for (int i = 0; i < width; i++) {
+      const float *a = AT(table, first + i, 0), *b = AT(table, first + i, 1), *c = AT(table, first + i, 2);
+      const float *past = x + t * row + i * 2 * CK_LANES;
+      re[i] = RE(c) * d + re[i];
+      im[i] = im[i] - IM(c) * d;
+      sums[i][4] = d * x_re[i] + sums[i][4];
+      sums[i][5] = sums[i][5] - d * x_im[i];
+      x_re[i] = RE(past);
+      x_im[i] = IM(past);
+      sums[i][2] = re[i] * u + sums[i][2];
+      sums[i][3] = im[i] * u + sums[i][3];
+      sums[i][0] = re[i] * x_re[i] + (im[i] * x_im[i] + sums[i][0]);
+      sums[i][1] = im[i] * x_re[i] + (sums[i][1] - re[i] * x_im[i]);
+      through = IM(b) * im[i] + (RE(b) * re[i] + through);
+      vf next = RE(a) * re[i] + IM(a) * im[i];
+      im[i] = RE(a) * im[i] - IM(a) * re[i];
+      re[i] = next;
+    }
+    v_store(du + t * CK_LANES, through);
+  }
+  for (int i = 0; i < width; i++) {
+    v_store(lambda + (first + i) * 2 * CK_LANES, re[i]);
+    v_store(lambda + ((first + i) * 2 + 1) * CK_LANES, im[i]);
+    for (int k = 0; k < K; k++) v_store(AT(d_table, first + i, 0) + k * CK_LANES, sums[i][k]);
+  }
+}
+
+// With a rank-one term every state of a step waits for q, so time is the outer loop.
+CK_INLINE void downwards_rank_one(const float *table, const float *states, const float *us, const float *slopes, const float *feedbacks, float *lambda, float *d_table, float *du, size_t T, size_t N) {
+  enum { K = CK_STATE_SPACE_RANK_ONE };
+  const size_t row = N * 2 * CK_LANES;
+  for (size_t t = T; t-- > 0;) {
+    const float *before = states + t * row, *after = before + row;
+    vf d = v_load(slopes + t * CK_LANES), u = v_load(us + t * CK_LANES), s = v_load(feedbacks + t * CK_LANES);
+    vf through_re = {0}, through_im = {0}, q_re = {0}, q_im = {0};
+    for (size_t n = 0; n < N; n++) {
+      const float *a = AT(table, n, 0), *b = AT(table, n, 1), *c = AT(table, n, 2), *f = AT(table, n, 3);
+      const float *x = after + n * 2 * CK_LANES, *past = before + n * 2 * CK_LANES;
+      float *da = AT(d_table, n, 0), *db = AT(d_table, n, 1), *dc = AT(d_table, n, 2), *df = AT(d_table, n, 3);
+      float *at = lambda + n * 2 * CK_LANES;
+      vf re = RE(c) * d + RE(at), im = IM(at) - IM(c) * d;
+      v_store(dc, d * RE(x) + RE(dc));
+      v_store(dc + CK_LANES, IM(dc) - d * IM(x));
+      v_store(db, re * u + RE(db));
+      v_store(db + CK_LANES, im * u + IM(db));
+      v_store(da, re * RE(past) + (im * IM(past) + RE(da)));
+      v_store(da + CK_LANES, im * RE(past) + (IM(da) - re * IM(past)));
+      v_store(df, re * s + RE(df));
+      v_store(df + CK_LANES, im * s + IM(df));
+      through_re = RE(b) * re + through_re;
+      through_im = IM(b) * im + through_im;
+      q_re = RE(f) * re + q_re;
+      q_im = IM(f) * im + q_im;
+      v_store(at, RE(a) * re + IM(a) * im);
+      v_store(at + CK_LANES, RE(a) * im - IM(a) * re);
+    }
+    v_store(du + t * CK_LANES, through_re + through_im);
+    const vf q = q_re + q_im;
+    for (size_t n = 0; n < N; n++) {
+      const float *w = AT(table, n, 4), *past = before + n * 2 * CK_LANES;
+      float *dw = AT(d_table, n, 4), *at = lambda + n * 2 * CK_LANES;
+      v_store(at, RE(w) * q + RE(at));
+      v_store(at + CK_LANES, IM(at) - IM(w) * q);
+      v_store(dw, q * RE(past) + RE(dw));
+      v_store(dw + CK_LANES, IM(dw) - q * IM(past));
+    }
+  }
+}
+
+CK_INLINE void backward(
+    const ck_state_space_stretch *in, const float *x, const float *dy, ptrdiff_t dy_row, float *g, float *du,
+    ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch, const int K) {
+  const size_t N = in->states, T = in->steps, row = N * 2 * CK_LANES;
+  float us[STEPS * CK_LANES], feedbacks[STEPS * CK_LANES], slopes[STEPS * CK_LANES], sums[STEPS * CK_LANES];
+  for (size_t channel = 0; channel < in->channels; channel += CK_LANES) {
+    const size_t lanes = in->channels - channel < CK_LANES ? in->channels - channel : CK_LANES;
+    const float *table = in->table + channel * N * K;
+    float *lambda = g + channel * N * 2, *d_block = d_table + channel * N * K;
+    __builtin_memcpy(scratch, x + channel * N * 2, row * sizeof(float));
+    for (size_t t = 0; t < T; t++) {
+      const float *u_at = in->u + t * in->u_row + channel, *dy_at = dy + t * dy_row + channel;
+      __builtin_prefetch(u_at - STEPS * in->u_row, 0, 2);
+      __builtin_prefetch(dy_at - STEPS * dy_row, 0, 2);
+      vf u = v_load_lanes(u_at, lanes);
+      vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, scratch + t * row, N, K) : v_all(0.0f);
+      step(table, scratch + t * row, scratch + (t + 1) * row, u, s, N, K);
+      v_store(us + t * CK_LANES, u);
+      v_store(feedbacks + t * CK_LANES, s);
+      v_store(slopes + t * CK_LANES, v_load_lanes(dy_at, lanes));
+    }
+    if (K == CK_STATE_SPACE_DIAGONAL) {
+      __builtin_memset(sums, 0, sizeof sums);
+      size_t n = 0;
+      for (; n + 2 <= N; n += 2) downwards_diagonal(table, scratch, us, slopes, lambda, d_block, sums, T, N, n, 2);
+      if (n < N) downwards_diagonal(table, scratch, us, slopes, lambda, d_block, sums, T, N, n, 1);
+    } else downwards_rank_one(table, scratch, us, slopes, feedbacks, lambda, d_block, sums, T, N);
+
+    const vf skip = v_load_lanes(in->skip + channel, lanes);
+    vf d_skip_sum = v_load_lanes(d_skip + channel, lanes);
+    for (size_t t = T; t-- > 0;) {
+      float *du_at = du + t * du_row + channel;
+      __builtin_prefetch(du_at - STEPS * du_row, 0, 2);
+      vf d = v_load(slopes + t * CK_LANES);
+      v_store_lanes(du_at, skip * d + v_load(sums + t * CK_LANES), lanes);
+      d_skip_sum = d * v_load(us + t * CK_LANES) + d_skip_sum;
+    }
+    v_store_lanes(d_skip + channel, d_skip_sum, lanes);
+  }
+}
+
+CK_LOOP void CK_NAME(ck_state_space_forward)(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row) {
+  if (in->columns == CK_STATE_SPACE_DIAGONAL) forward(in, x, y, y_row, CK_STATE_SPACE_DIAGONAL);
+  else forward(in, x, y, y_row, CK_STATE_SPACE_RANK_ONE);
+}
+
+CK_LOOP void CK_NAME(ck_state_space_backward)(
+    const ck_state_space_stretch *in, const float *x, const float *dy, ptrdiff_t dy_row, float *g, float *du,
+    ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch) {
+  if (in->columns == CK_STATE_SPACE_DIAGONAL)
+    backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, CK_STATE_SPACE_DIAGONAL);
+  else backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, CK_STATE_SPACE_RANK_ONE);
+}
+
+CK_LOOP void CK_NAME(ck_complex_scan_forward)(const float *a, const float *b, float *state, float *x, size_t steps, size_t lanes, ptrdiff_t plane, ptrdiff_t row) {
+  for (size_t lane = 0; lane < lanes; lane += CK_LANES) {
+    const size_t n = lanes - lane < CK_LANES ? lanes - lane : CK_LANES;
+    const vf a_re = v_load_lanes(a + lane, n), a_im = v_load_lanes(a + plane + lane, n);
+    vf re = v_load_lanes(state + lane, n), im = v_load_lanes(state + plane + lane, n);
+    for (size_t t = 0; t < steps; t++) {
+      const float *in = b + t * row + lane;
+      float *out = x + t * row + lane;
+      vf next = a_re * re + (v_load_lanes(in, n) - a_im * im);
+      im = a_re * im + (v_load_lanes(in + plane, n) + a_im * re);
+      re = next;
+      v_store_lanes(out, re, n);
+      v_store_lanes(out + plane, im, n);
+    }
+    v_store_lanes(state + lane, re, n);
+    v_store_lanes(state + plane + lane, im, n);
+  }
+}
+
+CK_LOOP void CK_NAME(ck_complex_scan_backward)(const float *a, const float *x, const float *state, const float *dx, float *g, float *db, float *da, size_t steps, size_t lanes, ptrdiff_t plane, ptrdiff_t row) {
+  for (size_t lane = 0; lane < lanes; lane += CK_LANES) {
+    const size_t n = lanes - lane < CK_LANES ? lanes - lane : CK_LANES;
+    const vf a_re = v_load_lanes(a + lane, n), a_im = v_load_lanes(a + plane + lane, n);
+    vf re = v_load_lanes(g + lane, n), im = v_load_lanes(g + plane + lane, n);
+    vf da_re = v_load_lanes(da + lane, n), da_im = v_load_lanes(da + plane + lane, n);
+    for (size_t t = steps; t-- > 0;) {
+      const float *in = dx + t * row + lane, *past = t ? x + (t - 1) * row + lane : state + lane;
+      float *out = db + t * row + lane;
+      re = re + v_load_lanes(in, n);
+      im = im + v_load_lanes(in + plane, n);
+      v_store_lanes(out, re, n);
+      v_store_lanes(out + plane, im, n);
+      vf x_re = v_load_lanes(past, n), x_im = v_load_lanes(past + plane, n);
+      da_re = re * x_re + (im * x_im + da_re);
+      da_im = im * x_re + (da_im - re * x_im);
+      vf next = a_re * re + a_im * im;
+      im = a_re * im - a_im * re;
+      re = next;
+    }
+    v_store_lanes(g + lane, re, n);
+    v_store_lanes(g + plane + lane, im, n);
+    v_store_lanes(da + lane, da_re, n);
+    v_store_lanes(da + plane + lane, da_im, n);
+  }
+}
+
+#undef feedback
+#undef step
+#undef forward
+#undef backward
+#undef downwards_diagonal
+#undef downwards_rank_one
+#undef AT
+#undef RE
+#undef IM
