@@ -4,4 +4,5 @@
 #include "ck_recurrent.h"
 #include "ck_vector.h"
 #include "ck_attention.h"
+#include "ck_delta.h"
 #include "ck_mixer.h"
