@@ -26,7 +26,7 @@ typedef struct {
   float *state_t, *dstate, *dstate_t, *writes_t; // [V, K], [K, V], [V, K], [V, r]
   float *dout, *derrors, *dwrites;  // [l, V], [r, V] dW, [r, V] dU and then that with what later rows erase
   float *dweights, *derase;         // [l, r], [r, r]: gradients of Q Kᵀ and K Kᵀ
-  float *dlog;                      // [l]
+  float *dlog, *dcolumns;           // [l], [r]: parts of the gradients of log-decays
 } blocks;
 
 // Points the blocks into `base` (null: not at all) and returns the floats they take.
@@ -42,7 +42,7 @@ static size_t lay_out(blocks *b, float *base, const ck_delta_shape *shape, int b
   if (backward) {
     TAKE(part2, TILE_ROWS * wider);
     TAKE(state_t, V * K), TAKE(dstate, K * V), TAKE(dstate_t, V * K), TAKE(writes_t, V * R);
-    TAKE(dout, R * V), TAKE(derrors, R * V), TAKE(dwrites, R * V), TAKE(dweights, R * R), TAKE(derase, R * R), TAKE(dlog, R);
+    TAKE(dout, R * V), TAKE(derrors, R * V), TAKE(dwrites, R * V), TAKE(dweights, R * R), TAKE(derase, R * R), TAKE(dlog, R), TAKE(dcolumns, R);
   }
 #undef TAKE
   return used;
@@ -66,4 +66,4 @@ size_t ck_delta_scratch(const ck_delta_shape *shape, int backward) {
 #endif
 
 CK_DISPATCH(void, ck_delta_forward, (float *out, float *state_out, float *states, const float *q, const float *k, const float *v, const float *beta, const float *log_decay, const float *state_in, const ck_delta_shape *shape, float *scratch), out, state_out, states, q, k, v, beta, log_decay, state_in, shape, scratch)
-CK_DISPATCH(void, ck_delta_backward, (const ck_delta_gradients *gradients, const float *dout, const float *dstate_out, const float *q, const float *k, const float *v, const float *beta, const float *log_decay, const float *states, const float *state_out, const ck_delta_shape *shape, float *scratch), gradients, dout, dstate_out, q, k, v, beta, log_decay, states, state_out, shape, scratch)
+CK_DISPATCH(void, ck_delta_backward, (const ck_delta_gradients *gradients, const float *dout, const float *dstate_out, const float *q, const float *k, const float *v, const float *beta, const float *log_decay, const float *states, const ck_delta_shape *shape, float *scratch), gradients, dout, dstate_out, q, k, v, beta, log_decay, states, shape, scratch)

@@ -18,6 +18,7 @@
 #define unit_row CK_NAME(ck_delta_unit_row)
 #define unit_row_gradient CK_NAME(ck_delta_unit_row_gradient)
 #define mask_row CK_NAME(ck_delta_mask_row)
+#define mask_row_gradient CK_NAME(ck_delta_mask_row_gradient)
 #define store_rows CK_NAME(ck_delta_store_rows)
 #define solve_tile CK_NAME(ck_delta_solve_tile)
 #define solve CK_NAME(ck_delta_solve)
@@ -75,6 +76,22 @@ CK_INLINE void mask_row(float *x, const float *decay, float sign, size_t visible
     vi inside = v_iota() + (int32_t)c < (int32_t)visible;
     v_store(x + c, v_select(inside, v_load(x + c) * v_load(decay + c) * sign, v_all(0)));
   }
+}
+
+// As mask_row for the gradient x of a row of `weights` (weight = q·k·decay): it becomes that of q·k times `sign`, and every
+// weight that decays, those of earlier tokens, adds x·weight to the row's sum, returned, and takes it from its column's.
+// Those of the token itself would cancel, and drown what strong decays leave of the others.
+CK_INLINE float mask_row_gradient(float *x, const float *decay, const float *weights, float *columns_sum, float sign, size_t earlier, size_t visible, size_t columns) {
+  vf sum = v_all(0);
+  for (size_t c = 0; c < columns; c += CK_LANES) {
+    vi lane = v_iota() + (int32_t)c;
+    vf gradient = v_select(lane < (int32_t)visible, v_load(x + c), v_all(0));
+    vf through = v_select(lane < (int32_t)earlier, gradient * v_load(weights + c), v_all(0));
+    v_store(columns_sum + c, v_load(columns_sum + c) - through);
+    sum = sum + through;
+    v_store(x + c, v_select(lane < (int32_t)visible, gradient * v_load(decay + c) * sign, v_all(0)));
+  }
+  return v_sum(sum);
 }
 
 // The inverse of pack_rows.
@@ -227,15 +244,12 @@ CK_LOOP void CK_NAME(ck_delta_forward)(float *out, float *state_out, float *stat
   store_rows(state_out, V, b.state, wide, K, V);
 }
 
-CK_LOOP void CK_NAME(ck_delta_backward)(const ck_delta_gradients *d, const float *dout, const float *dstate_out, const float *q, const float *k, const float *v, const float *beta, const float *log_decay, const float *states, const float *state_out, const ck_delta_shape *s, float *scratch) {
+CK_LOOP void CK_NAME(ck_delta_backward)(const ck_delta_gradients *d, const float *dout, const float *dstate_out, const float *q, const float *k, const float *v, const float *beta, const float *log_decay, const float *states, const ck_delta_shape *s, float *scratch) {
   const size_t K = s->key_width, V = s->value_width, padded = lanes_up(K), wide = lanes_up(V), n = s->steps;
   const size_t key_vectors = padded / CK_LANES, vectors = wide / CK_LANES, chunk = ck_delta_chunk(n);
   blocks b;
   lay_out(&b, scratch, s, 1);
   pack_rows(b.dstate, dstate_out, V, dstate_out ? K : 0, padded, V, wide);
-  // ⟨S, dS⟩ after the chunk: what the decays of the chunk owe to later ones.
-  pack_rows(b.state, state_out, V, K, padded, V, wide);
-  float later = dot(b.state, b.dstate, K * wide);
 
   for (size_t t1 = (s->tokens + chunk - 1) / chunk * chunk; t1 > 0; t1 -= chunk) {
     const size_t t0 = t1 - chunk, tokens = smaller(s->tokens - t0, chunk), rows = n * tokens, columns = lanes_up(rows);
@@ -261,44 +275,62 @@ CK_LOOP void CK_NAME(ck_delta_backward)(const ck_delta_gradients *d, const float
       store_rows(d->v + t * s->value_stride + step * s->value_step, 0, b.derrors + i * wide, wide, 1, V);
     }
 
+    for (size_t c = 0; c < columns; c += CK_LANES) v_store(b.dcolumns + c, v_all(0));
     for (size_t m = 0; m < padded_tokens; m += TILE_ROWS) {
       float *x = b.dweights + m * columns;
       const size_t seen = smaller(rows, n * (m + TILE_ROWS));
       product(x, columns, b.dout + m * wide, wide, 1, b.writes_t, columns, 0, V, lanes_up(seen) / CK_LANES, 0);
-      for (size_t t = m; t < m + TILE_ROWS; t++) mask_row(x + (t - m) * columns, b.decay + t * columns, 1.0f, t < tokens ? n * (t + 1) : 0, columns);
+      for (size_t t = m; t < m + TILE_ROWS; t++, x += columns)
+        b.dlog[t] = mask_row_gradient(x, b.decay + t * columns, b.weights + t * columns, b.dcolumns, 1.0f, t < tokens ? n * t : 0, t < tokens ? n * (t + 1) : 0, columns);
     }
     for (size_t m = 0; m < padded_rows; m += TILE_ROWS) {
       float *x = b.derase + m * columns;
       product(x, columns, b.derrors + m * wide, wide, 1, b.writes_t, columns, 0, V, lanes_up(m + TILE_ROWS) / CK_LANES, 0);
-      for (size_t i = m; i < m + TILE_ROWS; i++) mask_row(x + (i - m) * columns, b.decay + i / n * columns, -1.0f, i < rows ? i : 0, columns);
+      for (size_t i = m; i < m + TILE_ROWS; i++, x += columns)
+        b.dlog[i / n] += mask_row_gradient(x, b.decay + i / n * columns, b.erase + i * columns, b.dcolumns, -1.0f, i < rows ? i / n * n : 0, i < rows ? i : 0, columns);
     }
-
-    // A decay's gradient: every term e^{b_i − b_j} counts for its row i, and against its row j.
     for (size_t m = 0; m < tokens; m += TILE_ROWS) {
       product(b.part, padded, b.dout + m * wide, wide, 1, b.state_t, padded, 0, V, key_vectors, 0);
       scale_rows(b.part, padded, TILE_ROWS, b.from_start + m, 1, 1.0f);
+      for (size_t t = m; t < smaller(m + TILE_ROWS, tokens); t++) b.dlog[t] += dot(b.part + (t - m) * padded, b.queries + t * padded, padded);
       product(b.part, padded, b.dweights + m * columns, columns, 1, b.keys, padded, 0, smaller(rows, n * (m + TILE_ROWS)), key_vectors, 1);
       for (size_t t = m; t < smaller(m + TILE_ROWS, tokens); t++) {
         const float *g = b.part + (t - m) * padded, *y = b.queries + t * padded;
-        const float along = dot(g, y, padded);
-        b.dlog[t] = along;
-        unit_row_gradient(d->q + (t0 + t) * s->query_stride, g, y, K, along / (s->scale * s->scale), s->scale * b.query_rstd[t], d->accumulate);
+        unit_row_gradient(d->q + (t0 + t) * s->query_stride, g, y, K, dot(g, y, padded) / (s->scale * s->scale), s->scale * b.query_rstd[t], d->accumulate);
       }
     }
     for (size_t m = 0; m < padded_rows; m += TILE_ROWS) {
       product(b.part, padded, b.derrors + m * wide, wide, 1, b.state_t, padded, 0, V, key_vectors, 0);
-      for (size_t i = m; i < m + TILE_ROWS; i++) scale_rows(b.part + (i - m) * padded, padded, 1, b.from_start + i / n, 1, -1.0f);
-      product(b.part, padded, b.derase + m * columns, columns, 1, b.keys, padded, 0, smaller(rows, m + TILE_ROWS), key_vectors, 1);
       product(b.part2, padded, b.writes + m * wide, wide, 1, b.dstate_t, padded, 0, V, key_vectors, 0);
-      scale_rows(b.part2, padded, TILE_ROWS, b.to_end + m, 1, 1.0f);
-      product(b.part2, padded, b.dweights + m, 1, columns, b.queries, padded, m / n, tokens, key_vectors, 1);
-      product(b.part2, padded, b.derase + m, 1, columns, b.keys, padded, m, rows, key_vectors, 1);
       for (size_t i = m; i < smaller(m + TILE_ROWS, rows); i++) {
-        float *as_row = b.part + (i - m) * padded, *as_column = b.part2 + (i - m) * padded, *y = b.keys + i * padded;
-        const float row = dot(as_row, y, padded), column = dot(as_column, y, padded);
-        b.dlog[i / n] += row - column;
-        for (size_t c = 0; c < padded; c += CK_LANES) v_store(as_row + c, v_load(as_row + c) + v_load(as_column + c));
-        unit_row_gradient(d->k + (t0 + i / n) * s->key_stride + i % n * s->key_step, as_row, y, K, row + column, b.key_rstd[i], d->accumulate);
+        float *read = b.part + (i - m) * padded, *written = b.part2 + (i - m) * padded, *y = b.keys + i * padded;
+        scale_rows(read, padded, 1, b.from_start + i / n, 1, -1.0f);
+        scale_rows(written, padded, 1, b.to_end + i, 1, 1.0f);
+        b.dlog[i / n] += b.dcolumns[i] + dot(read, y, padded);
+        b.dcolumns[i] = dot(written, y, padded);
+        for (size_t c = 0; c < padded; c += CK_LANES) v_store(read + c, v_load(read + c) + v_load(written + c));
+      }
+      product(b.part, padded, b.derase + m * columns, columns, 1, b.keys, padded, 0, smaller(rows, m + TILE_ROWS), key_vectors, 1);
+      product(b.part, padded, b.derase + m, 1, columns, b.keys, padded, m, rows, key_vectors, 1);
+      product(b.part, padded, b.dweights + m, 1, columns, b.queries, padded, m / n, tokens, key_vectors, 1);
+      for (size_t i = m; i < smaller(m + TILE_ROWS, rows); i++) {
+        const float *g = b.part + (i - m) * padded, *y = b.keys + i * padded;
+        unit_row_gradient(d->k + (t0 + i / n) * s->key_stride + i % n * s->key_step, g, y, K, dot(g, y, padded), b.key_rstd[i], d->accumulate);
+      }
+    }
+
+    if (d->log_decay) {
+      // Token t's decay acts on what was there before it and is read at or after it: reads summed from the end, and for
+      // the final state writes summed from the start.
+      float *dlog_decay = d->log_decay + t0 * s->decay_stride;
+      float written = b.from_start[tokens - 1] * dot(b.state, b.dstate, K * wide), read = 0;
+      for (size_t t = 0; t < tokens; t++) {
+        dlog_decay[t * s->decay_stride] = written;
+        for (size_t i = n * t; i < n * (t + 1); i++) written += b.dcolumns[i];
+      }
+      for (size_t t = tokens; t-- > 0;) {
+        read += b.dlog[t];
+        dlog_decay[t * s->decay_stride] += read;
       }
     }
 
@@ -309,12 +341,6 @@ CK_LOOP void CK_NAME(ck_delta_backward)(const ck_delta_gradients *d, const float
       product(b.dstate + m * wide, wide, b.queries + m, 1, padded, b.dout, wide, 0, tokens, vectors, 1);
       product(b.dstate + m * wide, wide, b.keys + m, 1, padded, b.derrors, wide, 0, rows, vectors, 1);
     }
-    if (d->log_decay)
-      for (size_t t = tokens; t-- > 0;) {
-        later += b.dlog[t];
-        d->log_decay[(t0 + t) * s->decay_stride] = later;
-      }
-    later = dot(b.state, b.dstate, K * wide);
   }
   store_rows(d->state_in, V, b.dstate, wide, K, V);
 }

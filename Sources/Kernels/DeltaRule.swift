@@ -118,7 +118,7 @@ public enum DeltaRule {
     ///   - dState: `[B, Hv, K, V]`, gradient of the initial state.
     public static func backward(
         _ inputs: DeltaRuleInputs, dOutput: UnsafePointer<Float>, dFinalState: UnsafePointer<Float>?,
-        states: UnsafePointer<Float>, finalState: UnsafePointer<Float>, dq: UnsafeMutablePointer<Float>,
+        states: UnsafePointer<Float>, dq: UnsafeMutablePointer<Float>,
         dk: UnsafeMutablePointer<Float>, dv: UnsafeMutablePointer<Float>, dBeta: UnsafeMutablePointer<Float>,
         dLogDecay: UnsafeMutablePointer<Float>?, dState: UnsafeMutablePointer<Float>, shape: DeltaRuleShape,
         threads: ThreadPool
@@ -140,8 +140,8 @@ public enum DeltaRule {
                         ck_delta_backward(
                             gradients, dOutput + at.output, dFinalState.map { $0 + at.state }, inputs.q + at.query,
                             inputs.k + at.key, inputs.v + at.value, inputs.beta + at.beta,
-                            inputs.logDecay.map { $0 + at.decay }, states + at.state * shape.chunkCount,
-                            finalState + at.state, kernel, threads.scratch(worker: worker, floats: floats))
+                            inputs.logDecay.map { $0 + at.decay }, states + at.state * shape.chunkCount, kernel,
+                            threads.scratch(worker: worker, floats: floats))
                     }
                 }
             }

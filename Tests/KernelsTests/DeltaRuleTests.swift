@@ -84,8 +84,8 @@ import Testing
                         inputs, state: state.isEmpty ? nil : state.baseAddress, output: &result.output,
                         finalState: &result.finalState, states: &states, shape: shape, threads: pool)
                     DeltaRule.backward(
-                        inputs, dOutput: d.output, dFinalState: d.state, states: states,
-                        finalState: result.finalState, dq: &result.gradients.q, dk: &result.gradients.k,
+                        inputs, dOutput: d.output, dFinalState: d.state, states: states, dq: &result.gradients.q,
+                        dk: &result.gradients.k,
                         dv: &result.gradients.v, dBeta: &result.gradients.beta,
                         dLogDecay: dDecay.isEmpty ? nil : dDecay.baseAddress, dState: &result.gradients.state,
                         shape: shape, threads: pool)

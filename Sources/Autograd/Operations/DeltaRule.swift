@@ -46,7 +46,7 @@ extension Tape {
             let dStateIn = self.context.tensor(final.shape)
             DeltaRule.backward(
                 inputs, dOutput: dy.pointer, dFinalState: dState?.pointer.constant, states: states!.pointer,
-                finalState: final.pointer, dq: dq.pointer, dk: dk.pointer, dv: dv.pointer, dBeta: dBeta.pointer,
+                dq: dq.pointer, dk: dk.pointer, dv: dv.pointer, dBeta: dBeta.pointer,
                 dLogDecay: dLogDecay?.pointer, dState: dStateIn.pointer, shape: shape, threads: self.threads)
             for (x, dx) in [(q, dq), (k, dk), (v, dv), (beta, dBeta)] { x.accumulate(dx, self.context) }
             if let dLogDecay { logDecay?.accumulate(dLogDecay, self.context) }

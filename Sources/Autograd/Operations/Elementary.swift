@@ -50,6 +50,19 @@ extension Tape {
         return result
     }
 
+    /// `factor · x`.
+    public func scale(_ x: Variable, by factor: Float) -> Variable {
+        let y = context.tensor(x.shape)
+        Elementwise.scale(x.value.pointer, by: factor, into: y.pointer, count: y.count, threads: threads)
+        let result = output(y, from: x)
+        record(result) { dy in
+            let dx = self.context.tensor(x.shape)
+            Elementwise.scale(dy.pointer, by: factor, into: dx.pointer, count: dy.count, threads: self.threads)
+            x.accumulate(dx, self.context)
+        }
+        return result
+    }
+
     /// Gaussian error linear unit (arXiv 1606.08415), erf or tanh form.
     public func gelu(_ x: Variable, tanhForm: Bool) -> Variable { activation(tanhForm ? .geluTanh : .gelu, x) }
 

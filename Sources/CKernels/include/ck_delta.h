@@ -39,4 +39,4 @@ typedef struct {
 /// Gradients of the above. `dout` has the stride of out; `dstate_out` [K, V] may be null.
 void ck_delta_backward(const ck_delta_gradients *gradients, const float *dout, const float *dstate_out, const float *q,
                        const float *k, const float *v, const float *beta, const float *log_decay, const float *states,
-                       const float *state_out, const ck_delta_shape *shape, float *scratch);
+                       const ck_delta_shape *shape, float *scratch);

@@ -39,6 +39,9 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
 public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
         AttentionMixer.self,
+        DeltaNetMixer.self,
+        DeltaProductMixer.self,
+        GatedDeltaNetMixer.self,
         GRUMixer.self,
         LSTMMixer.self,
         RNNMixer.self,
