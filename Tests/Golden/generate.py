@@ -243,6 +243,9 @@ class ReferenceModel:
                         block.mixer.get("bias", False))
                 linear(
                     f"{block.prefix}.self_attn.o_proj", heads * size, block.width, block.mixer.get("bias", False))
+            elif block.reference is not None:
+                for name, shape in block.reference.shapes(block.mixer, block.width).items():
+                    shapes[f"{block.prefix}.{name}"] = shape
             else:
                 for name, tensor in recurrent_module(block).state_dict().items():
                     shapes[f"{block.prefix}.mixer.{name}"] = tuple(tensor.shape)
