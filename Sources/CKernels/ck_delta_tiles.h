@@ -13,6 +13,7 @@
 // four rows up to their diagonal. Solving for W instead of U costs nothing and spares the gradient of β a division by β.
 #include "ck_small_matrix.h"
 
+#define prefetch_rows CK_NAME(ck_delta_prefetch_rows)
 #define scale_rows CK_NAME(ck_delta_scale_rows)
 #define dot CK_NAME(ck_delta_dot)
 #define unit_row CK_NAME(ck_delta_unit_row)
@@ -24,6 +25,16 @@
 #define solve CK_NAME(ck_delta_solve)
 #define prepare CK_NAME(ck_delta_prepare)
 #define write_rows CK_NAME(ck_delta_write_rows)
+
+// Rows m ..< m + TILE_ROWS of the next chunk, on their way to L2 while this one is computed: rows of a head lie far apart,
+// which no hardware prefetcher follows. `next` is the chunk's first token; beyond the end, nothing.
+CK_INLINE void prefetch_rows(const float *x, size_t stride, size_t step, size_t steps, size_t width, size_t next, size_t m, size_t tokens) {
+  for (size_t i = m; i < m + TILE_ROWS; i++) {
+    if (next + i / steps >= tokens) return;
+    const float *row = x + (next + i / steps) * stride + i % steps * step;
+    for (size_t c = 0; c < width; c += CK_LANES) __builtin_prefetch(row + c, 0, 2);
+  }
+}
 
 // x[r][0..<width] *= factor[r / repeat] · sign
 CK_LOOP void scale_rows(float *x, size_t width, size_t rows, const float *factor, size_t repeat, float sign) {
@@ -152,8 +163,8 @@ CK_INLINE void solve(float *x, float *y, size_t ld, const float *erase, size_t c
   }
 }
 
-// Everything of the chunk `t0 ..< t0 + tokens` that does not depend on the state.
-CK_LOOP void prepare(const blocks *b, const ck_delta_shape *s, size_t t0, size_t tokens, const float *q, const float *k, const float *beta, const float *log_decay) {
+// Everything of the chunk `t0 ..< t0 + tokens` that does not depend on the state; `next` is the chunk that follows.
+CK_LOOP void prepare(const blocks *b, const ck_delta_shape *s, size_t t0, size_t tokens, size_t next, const float *q, const float *k, const float *beta, const float *log_decay) {
   const size_t K = s->key_width, padded = lanes_up(K), n = s->steps, rows = n * tokens, columns = lanes_up(rows);
   const size_t padded_rows = rows_up(rows), padded_tokens = rows_up(tokens);
   for (size_t i = 0; i < rows; i++) {
@@ -189,11 +200,13 @@ CK_LOOP void prepare(const blocks *b, const ck_delta_shape *s, size_t t0, size_t
 
   for (size_t m = 0; m < padded_rows; m += TILE_ROWS) {
     float *x = b->erase + m * columns;
+    prefetch_rows(k, s->key_stride, s->key_step, n, K, next, m, s->tokens);
     product(x, columns, b->keys + m * padded, padded, 1, b->keys_t, columns, 0, K, lanes_up(m + TILE_ROWS) / CK_LANES, 0);
     for (size_t i = m; i < m + TILE_ROWS; i++) mask_row(x + (i - m) * columns, b->decay + i / n * columns, -1.0f, i < rows ? i : 0, columns);
   }
   for (size_t m = 0; m < padded_tokens; m += TILE_ROWS) {
     float *x = b->weights + m * columns;
+    prefetch_rows(q, s->query_stride, 0, 1, K, next, m, s->tokens);
     const size_t seen = smaller(rows, n * (m + TILE_ROWS));
     product(x, columns, b->queries + m * padded, padded, 1, b->keys_t, columns, 0, K, lanes_up(seen) / CK_LANES, 0);
     for (size_t t = m; t < m + TILE_ROWS; t++) mask_row(x + (t - m) * columns, b->decay + t * columns, 1.0f, t < tokens ? n * (t + 1) : 0, columns);
@@ -201,10 +214,11 @@ CK_LOOP void prepare(const blocks *b, const ck_delta_shape *s, size_t t0, size_t
 }
 
 // W and U of the chunk, from the state before it.
-CK_LOOP void write_rows(const blocks *b, const ck_delta_shape *s, size_t t0, size_t rows, const float *v) {
+CK_LOOP void write_rows(const blocks *b, const ck_delta_shape *s, size_t t0, size_t rows, size_t next, const float *v) {
   const size_t K = s->key_width, V = s->value_width, padded = lanes_up(V), n = s->steps, padded_rows = rows_up(rows);
   for (size_t m = 0; m < padded_rows; m += TILE_ROWS) {
     float *x = b->errors + m * padded;
+    prefetch_rows(v, s->value_stride, s->value_step, n, V, next, m, s->tokens);
     product(x, padded, b->keys + m * lanes_up(K), lanes_up(K), 1, b->state, padded, 0, K, padded / CK_LANES, 0);
     for (size_t i = m; i < smaller(m + TILE_ROWS, rows); i++, x += padded) {
       const float *value = v + (t0 + i / n) * s->value_stride + i % n * s->value_step;
@@ -228,8 +242,9 @@ CK_LOOP void CK_NAME(ck_delta_forward)(float *out, float *state_out, float *stat
       store_rows(states, V, b.state, wide, K, V);
       states += K * V;
     }
-    prepare(&b, s, t0, tokens, q, k, beta, log_decay);
-    write_rows(&b, s, t0, rows, v);
+    const size_t next = t0 + tokens;
+    prepare(&b, s, t0, tokens, next, q, k, beta, log_decay);
+    write_rows(&b, s, t0, rows, next, v);
     for (size_t m = 0; m < tokens; m += TILE_ROWS) {
       product(b.part, wide, b.queries + m * padded, padded, 1, b.state, wide, 0, K, vectors, 0);
       scale_rows(b.part, wide, TILE_ROWS, b.from_start + m, 1, 1.0f);
@@ -255,8 +270,9 @@ CK_LOOP void CK_NAME(ck_delta_backward)(const ck_delta_gradients *d, const float
     const size_t t0 = t1 - chunk, tokens = smaller(s->tokens - t0, chunk), rows = n * tokens, columns = lanes_up(rows);
     const size_t padded_rows = rows_up(rows), padded_tokens = rows_up(tokens);
     pack_rows(b.state, states + t0 / chunk * K * V, V, K, padded, V, wide);
-    prepare(&b, s, t0, tokens, q, k, beta, log_decay);
-    write_rows(&b, s, t0, rows, v);
+    const size_t next = t0 > 0 ? t0 - chunk : s->tokens;
+    prepare(&b, s, t0, tokens, next, q, k, beta, log_decay);
+    write_rows(&b, s, t0, rows, next, v);
     pack_rows(b.dout, dout + t0 * s->out_stride, s->out_stride, tokens, padded_tokens, V, wide);
     pack_transposed(b.writes_t, columns, b.writes, wide, rows, V);
     pack_transposed(b.state_t, padded, b.state, wide, K, V);
@@ -278,6 +294,7 @@ CK_LOOP void CK_NAME(ck_delta_backward)(const ck_delta_gradients *d, const float
     for (size_t c = 0; c < columns; c += CK_LANES) v_store(b.dcolumns + c, v_all(0));
     for (size_t m = 0; m < padded_tokens; m += TILE_ROWS) {
       float *x = b.dweights + m * columns;
+      prefetch_rows(dout, s->out_stride, 0, 1, V, next, m, s->tokens);
       const size_t seen = smaller(rows, n * (m + TILE_ROWS));
       product(x, columns, b.dout + m * wide, wide, 1, b.writes_t, columns, 0, V, lanes_up(seen) / CK_LANES, 0);
       for (size_t t = m; t < m + TILE_ROWS; t++, x += columns)
