@@ -145,3 +145,59 @@ void ck_elman_backward(
     DISPATCH(
         isa, elman_backward, rows, units, relu, y, y_row, dy, dy_row, dh, dh_row, d_pre, d_pre_row, d_copy, copy_row);
 }
+
+void ck_slstm_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, const float *product, ptrdiff_t product_gate, float *gates, ptrdiff_t gate,
+    ptrdiff_t gates_row, ptrdiff_t ahead, const float *c_previous, const float *n_previous, ptrdiff_t previous_row, float *m,
+    ptrdiff_t m_row, float *cells, ptrdiff_t cell, ptrdiff_t cells_row, float *y, ptrdiff_t y_row, float *state,
+    ptrdiff_t state_row) {
+    DISPATCH(
+        isa, slstm_forward, rows, units, product, product_gate, gates, gate, gates_row, ahead, c_previous, n_previous,
+        previous_row, m, m_row, cells, cell, cells_row, y, y_row, state, state_row);
+}
+
+void ck_slstm_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, float *gates, ptrdiff_t gate, ptrdiff_t gates_row, ptrdiff_t ahead,
+    const float *cells, ptrdiff_t cell, ptrdiff_t cells_row, const float *c_previous, const float *n_previous,
+    ptrdiff_t previous_row, const float *dy, ptrdiff_t dy_row, const float *dh, ptrdiff_t dh_row, float *dc, float *dn,
+    ptrdiff_t d_row, float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row) {
+    DISPATCH(
+        isa, slstm_backward, rows, units, gates, gate, gates_row, ahead, cells, cell, cells_row, c_previous, n_previous,
+        previous_row, dy, dy_row, dh, dh_row, dc, dn, d_row, d_copy, copy_gate, copy_row);
+}
+
+void ck_highway_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int coupled, const float *product, ptrdiff_t product_gate, const float *pre,
+    ptrdiff_t pre_row, float *gates, ptrdiff_t gate, ptrdiff_t gates_row, const float *s_previous, ptrdiff_t s_previous_row,
+    float *s, ptrdiff_t s_row, float *state, ptrdiff_t state_row) {
+    DISPATCH(
+        isa, highway_forward, rows, units, coupled, product, product_gate, pre, pre_row, gates, gate, gates_row, s_previous,
+        s_previous_row, s, s_row, state, state_row);
+}
+
+void ck_highway_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int coupled, float *gates, ptrdiff_t gate, ptrdiff_t gates_row,
+    const float *s_previous, ptrdiff_t s_previous_row, const float *dy, ptrdiff_t dy_row, float *dh, ptrdiff_t dh_row,
+    float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row) {
+    DISPATCH(
+        isa, highway_backward, rows, units, coupled, gates, gate, gates_row, s_previous, s_previous_row, dy, dy_row, dh,
+        dh_row, d_copy, copy_gate, copy_row);
+}
+
+void ck_leaky_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int inside, int phi, const float *product, ptrdiff_t product_gate, float *pre,
+    ptrdiff_t pre_row, const float *rate, const float *h_previous, ptrdiff_t h_previous_row, float *y, ptrdiff_t y_row,
+    float *state, ptrdiff_t state_row) {
+    DISPATCH(
+        isa, leaky_forward, rows, units, inside, phi, product, product_gate, pre, pre_row, rate, h_previous, h_previous_row,
+        y, y_row, state, state_row);
+}
+
+void ck_leaky_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int inside, int phi, float *pre, ptrdiff_t pre_row, const float *rate,
+    const float *y, ptrdiff_t y_row, const float *h_previous, ptrdiff_t h_previous_row, const float *dy, ptrdiff_t dy_row,
+    float *dh, ptrdiff_t dh_row, float *d_rate, ptrdiff_t d_rate_row, float *d_copy, ptrdiff_t copy_row) {
+    DISPATCH(
+        isa, leaky_backward, rows, units, inside, phi, pre, pre_row, rate, y, y_row, h_previous, h_previous_row, dy, dy_row,
+        dh, dh_row, d_rate, d_rate_row, d_copy, copy_row);
+}

@@ -26,33 +26,14 @@ public enum ElmanKernel {
     ) {
         let loop = RecurrentLoop(
             weights, gateCount: 1, batch: batch, time: time, hidden: hidden, reversed: reversed, threads: threads)
-        let (stride, isa, relu) = (loop.stride(), loop.isa, nonlinearity == .relu ? Int32(1) : 0)
-        let scratch = threads.gemmScratch(
-            worker: 0, floats: 2 * batch * stride + threads.threadCount * loop.productFloats)
-        let states = (scratch, scratch + batch * stride)
-        let products = scratch + 2 * batch * stride
-        loop.copyState(h0, stride: hidden, to: states.0, stride: stride)
-        loop.run(threads: threads) { share, step in
-            let (t, row) = (loop.position(step), share.rows.lowerBound)
-            let (old, new) = step % 2 == 0 ? (states.0, states.1) : (states.1, states.0)
-            let product = products + share.worker * loop.productFloats
-            loop.forEachBlock(share, step: step) { block, next in
-                let (unit, units) = (weights.blockStarts[block], weights.unitCount(block))
-                let isZero = step == 0 && h0 == nil
-                if !isZero {
-                    loop.multiplyForward(
-                        old, stride: stride, rows: share.rows, block: block, next: next, product: product, width: units)
-                }
-                let at = (row * time + t) * hidden + unit
-                ck_elman_forward(
-                    isa, share.rows.count, units, relu, isZero ? nil : product, units, preactivations + at,
-                    time * hidden,
-                    y + at, time * hidden, new + row * stride + unit, stride)
-            }
-        } second: { _, _ in
+        let relu: Int32 = nonlinearity == .relu ? 1 : 0
+        loop.forward(h0: h0) { slice, product, gateStride, _, new, stateStride in
+            let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
+            ck_elman_forward(
+                loop.isa, slice.rowCount, slice.unitCount, relu, product, gateStride, preactivations + at, row, y + at,
+                row, new, stateStride)
         }
-        let last = loop.position(time - 1)
-        if let hN { loop.copyState(y + last * hidden, stride: time * hidden, to: hN, stride: hidden) }
+        loop.copyLast(of: y, to: hN)
     }
 
     /// Runs the recurrence backwards.
@@ -73,28 +54,12 @@ public enum ElmanKernel {
     ) {
         let loop = RecurrentLoop(
             weights, gateCount: 1, batch: batch, time: time, hidden: hidden, reversed: reversed, threads: threads)
-        let (stride, isa, relu) = (loop.stride(), loop.isa, nonlinearity == .relu ? Int32(1) : 0)
-        let dh = threads.gemmScratch(worker: 0, floats: 3 * batch * stride)
-        let copies = (dh + batch * stride, dh + 2 * batch * stride)
-        loop.copyState(dhN, stride: hidden, to: dh, stride: stride)
-        loop.run(threads: threads) { share, step in
-            let (t, row) = (loop.position(time - 1 - step), share.rows.lowerBound)
-            let copy = step % 2 == 0 ? copies.0 : copies.1
-            loop.forEachBlock(share, step: step) { block, _ in
-                let unit = weights.blockStarts[block]
-                let at = (row * time + t) * hidden + unit
-                ck_elman_backward(
-                    isa, share.rows.count, weights.unitCount(block), relu, y + at, time * hidden, dy.map { $0 + at },
-                    time * hidden, dh + row * stride + unit, stride, dPreactivations + at, time * hidden,
-                    copy + row * stride + unit, stride)
-            }
-        } second: { share, step in
-            if step == time - 1 && dh0 == nil { return }
-            loop.multiplyBackward(
-                step % 2 == 0 ? copies.0 : copies.1, dStride: stride, share: share, step: step, accumulate: false,
-                dh: dh,
-                stride: stride)
+        let relu: Int32 = nonlinearity == .relu ? 1 : 0
+        loop.backward(dhN: dhN, dh0: dh0, keepsRest: false) { slice, dh, stateStride, copy, _, copyStride in
+            let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
+            ck_elman_backward(
+                loop.isa, slice.rowCount, slice.unitCount, relu, y + at, row, dy.map { $0 + at }, row, dh, stateStride,
+                dPreactivations + at, row, copy, copyStride)
         }
-        if let dh0 { loop.copyState(dh, stride: stride, to: dh0, stride: hidden) }
     }
 }

@@ -7,7 +7,7 @@ public enum GRUKernel {
     /// Runs the recurrence.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 3H]`. In: `x Wihᵀ + bih`, with `bhh` added to the r and z parts. Out: the activated gates.
+    ///   - gates: `[B, T, 3H]`, head by head. In: `x Wihᵀ + bih`, with `bhh` added to the r and z parts. Out: the activated gates.
     ///   - biasN: `[H]`, the n part of `bhh`, nil = zeros.
     ///   - weights: `Whh` after `packForForward`.
     ///   - h0: `[B, H]`, nil = zeros.
@@ -22,39 +22,20 @@ public enum GRUKernel {
     ) {
         let loop = RecurrentLoop(
             weights, gateCount: 3, batch: batch, time: time, hidden: hidden, reversed: reversed, threads: threads)
-        let (stride, isa) = (loop.stride(), loop.isa)
-        let scratch = threads.gemmScratch(
-            worker: 0, floats: 2 * batch * stride + threads.threadCount * loop.productFloats)
-        let states = (scratch, scratch + batch * stride)
-        let products = scratch + 2 * batch * stride
-        loop.copyState(h0, stride: hidden, to: states.0, stride: stride)
-        loop.run(threads: threads) { share, step in
-            let (t, row) = (loop.position(step), share.rows.lowerBound)
-            let (old, new) = step % 2 == 0 ? (states.0, states.1) : (states.1, states.0)
-            let product = products + share.worker * loop.productFloats
-            loop.forEachBlock(share, step: step) { block, next in
-                let (unit, units) = (weights.blockStarts[block], weights.unitCount(block))
-                let isZero = step == 0 && h0 == nil
-                if !isZero {
-                    loop.multiplyForward(
-                        old, stride: stride, rows: share.rows, block: block, next: next, product: product, width: units)
-                }
-                let at = (row * time + t) * hidden + unit
-                ck_gru_forward(
-                    isa, share.rows.count, units, isZero ? nil : product, units, biasN.map { $0 + unit },
-                    gates + (row * time + t) * 3 * hidden + unit, hidden, time * 3 * hidden, q + at, time * hidden,
-                    old + row * stride + unit, stride, y + at, time * hidden, new + row * stride + unit, stride)
-            }
-        } second: { _, _ in
+        loop.forward(h0: h0) { slice, product, gateStride, old, new, stateStride in
+            let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
+            ck_gru_forward(
+                loop.isa, slice.rowCount, slice.unitCount, product, gateStride, biasN.map { $0 + slice.unit },
+                gates + slice.gateOffset(3), slice.gateStride, slice.rowStride(width: 3 * hidden), q + at, row, old,
+                stateStride, y + at, row, new, stateStride)
         }
-        let last = loop.position(time - 1)
-        if let hN { loop.copyState(y + last * hidden, stride: time * hidden, to: hN, stride: hidden) }
+        loop.copyLast(of: y, to: hN)
     }
 
     /// Runs the recurrence backwards.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 3H]`. In: the activated gates. Out: `dgi`, the gradient of the input part, from which the caller
+    ///   - gates: `[B, T, 3H]`, head by head. In: the activated gates. Out: `dgi`, the gradient of the input part, from which the caller
     ///     gets `dWih`, `dx`, `dbih`.
     ///   - q: `[B, T, H]` from ``forward``. Out: `dL/dq`. The recurrent gradient `dgh` is `dgi` with its n part replaced by
     ///     this: rows r, z of `dWhh` and `dbhh` come from `gates`, rows n from `q`.
@@ -72,35 +53,13 @@ public enum GRUKernel {
     ) {
         let loop = RecurrentLoop(
             weights, gateCount: 3, batch: batch, time: time, hidden: hidden, reversed: reversed, threads: threads)
-        let (stride, copyStride, isa) = (loop.stride(), loop.stride(gates: 3), loop.isa)
-        let dh = threads.gemmScratch(worker: 0, floats: batch * (stride + 2 * copyStride))
-        let copies = (dh + batch * stride, dh + batch * (stride + copyStride))
-        loop.copyState(dhN, stride: hidden, to: dh, stride: stride)
-        loop.run(threads: threads) { share, step in
-            let forwardStep = time - 1 - step
-            let (t, row) = (loop.position(forwardStep), share.rows.lowerBound)
-            let copy = step % 2 == 0 ? copies.0 : copies.1
-            loop.forEachBlock(share, step: step) { block, _ in
-                let unit = weights.blockStarts[block]
-                let at = (row * time + t) * hidden + unit
-                let before =
-                    forwardStep == 0
-                    ? h0.map { ($0 + row * hidden + unit, hidden) }
-                    : (y + (row * time + loop.position(forwardStep - 1)) * hidden + unit, time * hidden)
-                ck_gru_backward(
-                    isa, share.rows.count, weights.unitCount(block), gates + (row * time + t) * 3 * hidden + unit,
-                    hidden,
-                    time * 3 * hidden, q + at, time * hidden, before?.0, before?.1 ?? 0, dy.map { $0 + at },
-                    time * hidden,
-                    dh + row * stride + unit, stride, copy + row * copyStride + unit, hidden, copyStride)
-            }
-        } second: { share, step in
-            if step == time - 1 && dh0 == nil { return }
-            loop.multiplyBackward(
-                step % 2 == 0 ? copies.0 : copies.1, dStride: copyStride, share: share, step: step, accumulate: true,
-                dh: dh,
-                stride: stride)
+        loop.backward(dhN: dhN, dh0: dh0, keepsRest: true) { slice, dh, stateStride, copy, gateStride, copyStride in
+            let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
+            let before = slice.before(h0, y, width: hidden)
+            ck_gru_backward(
+                loop.isa, slice.rowCount, slice.unitCount, gates + slice.gateOffset(3), slice.gateStride,
+                slice.rowStride(width: 3 * hidden), q + at, row, before.pointer, before.rowStride, dy.map { $0 + at },
+                row, dh, stateStride, copy, gateStride, copyStride)
         }
-        if let dh0 { loop.copyState(dh, stride: stride, to: dh0, stride: hidden) }
     }
 }

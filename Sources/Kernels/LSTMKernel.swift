@@ -2,13 +2,13 @@ import CKernels
 
 /// LSTM over whole sequences (torch `nn.LSTM`; gates i, f, g, o), the recurrent product and the cell fused per block of units.
 ///
-/// Legend: B batch, T time, H hidden units. The input product for all steps is the caller's, one ``GEMM`` before the pass;
+/// Legend: B batch, T time, H hidden units, of all heads where the weights have several. The input product for all steps is the caller's, one ``GEMM`` before the pass;
 /// so are `dWih`, `dx`, `dWhh` and the bias sums after the backward pass.
 public enum LSTMKernel {
     /// Runs the recurrence.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 4H]`. In: `x Wihᵀ + bih + bhh`. Out: the activated gates, which ``backward`` needs.
+    ///   - gates: `[B, T, 4H]`, head by head. In: `x Wihᵀ + bih + bhh`. Out: the activated gates, which ``backward`` needs.
     ///   - weights: `Whh` after `packForForward`.
     ///   - h0: `[B, H]`, nil = zeros.
     ///   - c0: `[B, H]`, nil = zeros.
@@ -25,46 +25,22 @@ public enum LSTMKernel {
     ) {
         let loop = RecurrentLoop(
             weights, gateCount: 4, batch: batch, time: time, hidden: hidden, reversed: reversed, threads: threads)
-        let (stride, isa) = (loop.stride(), loop.isa)
-        let scratch = threads.gemmScratch(
-            worker: 0, floats: 2 * batch * stride + threads.threadCount * loop.productFloats)
-        // h before an even and an odd step.
-        let states = (scratch, scratch + batch * stride)
-        let products = scratch + 2 * batch * stride
-        loop.copyState(h0, stride: hidden, to: states.0, stride: stride)
-        loop.run(threads: threads) { share, step in
-            let t = loop.position(step)
-            let (old, new) = step % 2 == 0 ? (states.0, states.1) : (states.1, states.0)
-            let product = products + share.worker * loop.productFloats
-            let row = share.rows.lowerBound
-            loop.forEachBlock(share, step: step) { block, next in
-                let (unit, units) = (weights.blockStarts[block], weights.unitCount(block))
-                let isZero = step == 0 && h0 == nil
-                if !isZero {
-                    loop.multiplyForward(
-                        old, stride: stride, rows: share.rows, block: block, next: next, product: product, width: units)
-                }
-                let at = (row * time + t) * hidden + unit
-                let before =
-                    step == 0
-                    ? c0.map { ($0 + row * hidden + unit, hidden) }
-                    : (UnsafePointer(cells + (row * time + loop.position(step - 1)) * hidden + unit), time * hidden)
-                ck_lstm_forward(
-                    isa, share.rows.count, units, isZero ? nil : product, units,
-                    gates + (row * time + t) * 4 * hidden + unit, hidden, time * 4 * hidden, before?.0, before?.1 ?? 0,
-                    cells + at, time * hidden, y + at, time * hidden, new + row * stride + unit, stride)
-            }
-        } second: { _, _ in
+        loop.forward(h0: h0) { slice, product, gateStride, _, new, stateStride in
+            let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
+            let before = slice.before(c0, cells, width: hidden)
+            ck_lstm_forward(
+                loop.isa, slice.rowCount, slice.unitCount, product, gateStride,
+                gates + slice.gateOffset(4), slice.gateStride, slice.rowStride(width: 4 * hidden), before.pointer,
+                before.rowStride, cells + at, row, y + at, row, new, stateStride)
         }
-        let last = loop.position(time - 1)
-        if let hN { loop.copyState(y + last * hidden, stride: time * hidden, to: hN, stride: hidden) }
-        if let cN { loop.copyState(cells + last * hidden, stride: time * hidden, to: cN, stride: hidden) }
+        loop.copyLast(of: y, to: hN)
+        loop.copyLast(of: cells, to: cN)
     }
 
     /// Runs the recurrence backwards.
     ///
     /// - Parameters:
-    ///   - gates: `[B, T, 4H]`. In: the activated gates. Out: `dL/d(pre-activation)`, from which the caller gets
+    ///   - gates: `[B, T, 4H]`, head by head. In: the activated gates. Out: `dL/d(pre-activation)`, from which the caller gets
     ///     `dWih = dgᵀ x`, `dx = dg Wih`, `dWhh = dgᵀ h_previous` (see ``RecurrentSequence``) and both bias gradients.
     ///   - weights: `Whh` after `packForBackward`.
     ///   - cells: `[B, T, H]` from ``forward``.
@@ -73,48 +49,31 @@ public enum LSTMKernel {
     ///   - dhN: `[B, H]`, gradient of the last state, nil = zeros.
     ///   - dcN: `[B, H]`, gradient of the last cell, nil = zeros.
     ///   - dh0: `[B, H]`, written if given. May be `dhN`.
-    ///   - dc0: `[B, H]`, written if given. May be `dcN`.
+    ///   - dc0: `[B, H]`, written. May be `dcN`.
     ///   - reversed: as in ``forward``.
     public static func backward(
         batch: Int, time: Int, hidden: Int, gates: UnsafeMutablePointer<Float>, weights: RecurrentWeights,
         cells: UnsafePointer<Float>, c0: UnsafePointer<Float>?, dy: UnsafePointer<Float>?, dhN: UnsafePointer<Float>?,
-        dcN: UnsafePointer<Float>?, dh0: UnsafeMutablePointer<Float>?, dc0: UnsafeMutablePointer<Float>?,
+        dcN: UnsafePointer<Float>?, dh0: UnsafeMutablePointer<Float>?, dc0: UnsafeMutablePointer<Float>,
         reversed: Bool = false, threads: ThreadPool
     ) {
         let loop = RecurrentLoop(
             weights, gateCount: 4, batch: batch, time: time, hidden: hidden, reversed: reversed, threads: threads)
-        let (stride, copyStride, isa) = (loop.stride(), loop.stride(gates: 4), loop.isa)
-        let scratch = threads.gemmScratch(worker: 0, floats: 2 * batch * (stride + copyStride))
-        let (dh, dc) = (scratch, scratch + batch * stride)
-        // Gate gradients of an even and an odd step: one is still read while the next is written.
-        let copies = (scratch + 2 * batch * stride, scratch + 2 * batch * stride + batch * copyStride)
-        loop.copyState(dhN, stride: hidden, to: dh, stride: stride)
-        loop.copyState(dcN, stride: hidden, to: dc, stride: stride)
-        loop.run(threads: threads) { share, step in
-            let forwardStep = time - 1 - step
-            let (t, row) = (loop.position(forwardStep), share.rows.lowerBound)
-            let copy = step % 2 == 0 ? copies.0 : copies.1
-            loop.forEachBlock(share, step: step) { block, _ in
-                let unit = weights.blockStarts[block]
-                let at = (row * time + t) * hidden + unit
-                let before =
-                    forwardStep == 0
-                    ? c0.map { ($0 + row * hidden + unit, hidden) }
-                    : (cells + (row * time + loop.position(forwardStep - 1)) * hidden + unit, time * hidden)
-                ck_lstm_backward(
-                    isa, share.rows.count, weights.unitCount(block), gates + (row * time + t) * 4 * hidden + unit,
-                    hidden,
-                    time * 4 * hidden, cells + at, time * hidden, before?.0, before?.1 ?? 0, dy.map { $0 + at },
-                    time * hidden, dh + row * stride + unit, stride, dc + row * stride + unit, stride,
-                    copy + row * copyStride + unit, hidden, copyStride)
+        if UnsafePointer(dc0) != dcN {
+            if let dcN {
+                dc0.update(from: dcN, count: batch * hidden)
+            } else {
+                dc0.update(repeating: 0, count: batch * hidden)
             }
-        } second: { share, step in
-            if step == time - 1 && dh0 == nil { return }
-            loop.multiplyBackward(
-                step % 2 == 0 ? copies.0 : copies.1, dStride: copyStride, share: share, step: step, accumulate: false,
-                dh: dh, stride: stride)
         }
-        if let dh0 { loop.copyState(dh, stride: stride, to: dh0, stride: hidden) }
-        if let dc0 { loop.copyState(dc, stride: stride, to: dc0, stride: hidden) }
+        loop.backward(dhN: dhN, dh0: dh0, keepsRest: false) { slice, dh, stateStride, copy, gateStride, copyStride in
+            let (at, row) = (slice.offset(width: hidden), slice.rowStride(width: hidden))
+            let before = slice.before(c0, cells, width: hidden)
+            ck_lstm_backward(
+                loop.isa, slice.rowCount, slice.unitCount, gates + slice.gateOffset(4), slice.gateStride,
+                slice.rowStride(width: 4 * hidden), cells + at, row, before.pointer, before.rowStride,
+                dy.map { $0 + at },
+                row, dh, stateStride, dc0 + slice.stateOffset, hidden, copy, gateStride, copyStride)
+        }
     }
 }

@@ -42,6 +42,8 @@ public final class LayerBuilder {
     public let defaults: LayerDefaults
     private(set) var uses: [ParameterUse] = []
     private var nextStream = 0
+    /// The builder of the mixer that this one's mixer is a part of.
+    private var outer: LayerBuilder?
 
     public init(
         registry: ParameterRegistry, prefix: String, layerIndex: Int, inputWidth: Int, defaults: LayerDefaults
@@ -53,34 +55,50 @@ public final class LayerBuilder {
         self.defaults = defaults
     }
 
+    /// For a mixer inside a mixer: what it calls `mixer.weight` becomes `mixer.<name>.weight`.
+    func nested(_ name: String) -> LayerBuilder {
+        let inner = LayerBuilder(
+            registry: registry, prefix: "\(prefix).mixer.\(name)", layerIndex: layerIndex, inputWidth: inputWidth,
+            defaults: defaults)
+        inner.outer = self
+        return inner
+    }
+
+    private func fullName(_ name: String) -> String {
+        let part = outer != nil && name.hasPrefix("mixer.") ? String(name.dropFirst("mixer.".count)) : name
+        return "\(prefix).\(part)"
+    }
+
     /// A matrix `[out, in]`, decayed, drawn from N(0, initializer_range) unless said otherwise.
     public func matrix(_ name: String, _ rows: Int, _ columns: Int, _ initializer: Initializer? = nil) -> ParameterUse {
         keep(
             registry.declare(
-                "\(prefix).\(name)", Shape(rows, columns),
+                fullName(name), Shape(rows, columns),
                 initializer ?? .normal(standardDeviation: Float(defaults.initializerRange)), decays: true))
     }
 
     /// A vector, not decayed.
     public func vector(_ name: String, _ count: Int, _ initializer: Initializer) -> ParameterUse {
-        keep(registry.declare("\(prefix).\(name)", Shape(count), initializer, decays: false))
+        keep(registry.declare(fullName(name), Shape(count), initializer, decays: false))
     }
 
     /// A tensor of any shape; `decays` says whether weight decay applies.
     public func tensor(_ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool) -> ParameterUse {
-        keep(registry.declare("\(prefix).\(name)", shape, initializer, decays: decays))
+        keep(registry.declare(fullName(name), shape, initializer, decays: decays))
     }
 
     public func tied(to name: String) -> ParameterUse { keep(registry.reuse(name)) }
 
     /// A random stream of its own for one dropout site.
     public func dropoutStream() -> Int {
+        if let outer { return outer.dropoutStream() }
         defer { nextStream += 1 }
         precondition(nextStream < 256, "a layer has at most 256 dropout sites")
         return layerIndex << 8 | nextStream
     }
 
     private func keep(_ use: ParameterUse) -> ParameterUse {
+        if let outer { return outer.keep(use) }
         uses.append(use)
         return use
     }

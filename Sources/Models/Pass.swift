@@ -22,6 +22,18 @@ public typealias Carry = [CarryTensor]
 
 extension [CarryTensor] {
     public subscript(_ name: String) -> Variable? { first { $0.name == name }?.variable }
+
+    /// Tensors that files gather under one name along a first axis: `<name>_l0`, `<name>_l1`, ..., or `<name>` alone.
+    init(stack name: String, _ variables: [Variable]) {
+        self = variables.enumerated().map {
+            CarryTensor(name: variables.count == 1 ? name : "\(name)_l\($0)", variable: $1)
+        }
+    }
+
+    /// The other way round; empty at a sequence's start.
+    func stack(_ name: String, count: Int) -> [Variable] {
+        (0..<count).compactMap { self[count == 1 ? name : "\(name)_l\($0)"] }
+    }
 }
 
 /// What a layer may know about the unit of work it runs in. Nothing here depends on ranks.

@@ -33,7 +33,7 @@ import Testing
         let golden = try Self.golden(name)
         let shape = golden["batch.inputs"]!.shape
         // Models that have to see whole sequences say so.
-        let isChunkable = try !String(contentsOfFile: "\(directory)/\(name).yaml", encoding: .utf8)
+        let isChunkable = try !String(contentsOfFile: "\(Self.directory)/\(name).yaml", encoding: .utf8)
             .contains("chunks: 1")
         try Self.compare(
             name,

@@ -25,7 +25,8 @@ import Testing
         _ threads: ThreadPool, chunks: [Int]? = nil
     ) -> Result<Float> {
         let (B, T, H) = (c.batch, c.time, c.hidden)
-        let weights = RecurrentWeights(hidden: H, gateCount: 1, instructionSet: isa, threads: threads)
+        let weights = RecurrentWeights(
+            .gateMajor(gates: 1, heads: 1, outputs: H, inputs: H), instructionSet: isa, threads: threads)
         weights.packForForward(input.weight, threads: threads)
         weights.packForBackward(input.weight, threads: threads)
         let lengths = chunks ?? [T]

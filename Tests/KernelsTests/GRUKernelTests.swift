@@ -32,7 +32,8 @@ import Testing
         _ c: RecurrentCase, _ input: Input, _ isa: InstructionSet, _ threads: ThreadPool, chunks: [Int]? = nil
     ) -> Result<Float> {
         let (B, T, H) = (c.batch, c.time, c.hidden)
-        let weights = RecurrentWeights(hidden: H, gateCount: 3, instructionSet: isa, threads: threads)
+        let weights = RecurrentWeights(
+            .gateMajor(gates: 3, heads: 1, outputs: H, inputs: H), instructionSet: isa, threads: threads)
         weights.packForForward(input.weight, threads: threads)
         weights.packForBackward(input.weight, threads: threads)
         var result = Result<Float>(c, zero: 0)

@@ -78,7 +78,8 @@ func bits(_ values: [Float]) -> [UInt32] { values.map(\.bitPattern) }
         _ c: RecurrentCase, _ input: Input, _ isa: InstructionSet, _ threads: ThreadPool, chunks: [Int]? = nil
     ) -> Result<Float> {
         let (B, T, H) = (c.batch, c.time, c.hidden)
-        let weights = RecurrentWeights(hidden: H, gateCount: 4, instructionSet: isa, threads: threads)
+        let weights = RecurrentWeights(
+            .gateMajor(gates: 4, heads: 1, outputs: H, inputs: H), instructionSet: isa, threads: threads)
         weights.packForForward(input.weight, threads: threads)
         weights.packForBackward(input.weight, threads: threads)
         func slice(_ a: [Float], _ start: Int, _ length: Int, _ width: Int) -> [Float] {

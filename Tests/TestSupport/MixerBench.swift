@@ -13,17 +13,24 @@ public func randomFloats(_ count: Int, seed: UInt64, scale: Float = 1) -> [Float
 }
 
 extension ConfigurationReader {
-    /// A section of plain words, as `key: value` lines would give it.
+    /// A section of plain words, as `key: value` lines would give it; `a.b` is the key `b` of section `a`.
     public convenience init(words: [String: String]) throws(ConfigurationError) {
+        try self.init(Self.mapping(words))
+    }
+
+    private static func mapping(_ words: [String: String]) -> ConfigurationNode {
         let location = SourceLocation(file: "test.yaml", line: 1, column: 1)
-        try self.init(
-            ConfigurationNode(
-                .mapping(
-                    words.sorted { $0.key < $1.key }.map {
-                        .init(
-                            key: $0.key, keyLocation: location,
-                            value: ConfigurationNode(.scalar($0.value, quoted: false), at: location))
-                    }), at: location))
+        let sections = Dictionary(grouping: words) { $0.key.split(separator: ".")[0] }
+        return ConfigurationNode(
+            .mapping(
+                sections.sorted { $0.key < $1.key }.map { key, entries in
+                    let inner = entries.map { (String($0.key.dropFirst(key.count + 1)), $0.value) }
+                    let value =
+                        inner.contains { $0.0.isEmpty }
+                        ? ConfigurationNode(.scalar(inner[0].1, quoted: false), at: location)
+                        : mapping(Dictionary(uniqueKeysWithValues: inner))
+                    return .init(key: String(key), keyLocation: location, value: value)
+                }), at: location)
     }
 }
 
@@ -65,28 +72,35 @@ final class MixerBench {
     let mixer: any SequenceMixer
     let registry = ParameterRegistry()
     let width: Int
+    private let stabilizer: MixerCase.Stabilizer?
 
     init(_ mixerCase: MixerCase, threadCount: Int = 1) throws {
         context = ComputeContext(threadCount: threadCount, pool: StoragePool(fillsWithNaN: true))
         width = mixerCase.width
+        stabilizer = mixerCase.stabilizer
         let reader = try ConfigurationReader(words: mixerCase.settings)
         guard let type = SequenceMixers.all.first(where: { $0.name == mixerCase.type }) else {
             fatalError("no mixer is called '\(mixerCase.type)'")
         }
-        // Larger than a model would draw them, so that gates and scores leave their linear range.
+        // Larger than a model would draw them, so that gates and scores leave their linear range and differences of the
+        // loss stand out from its rounding.
+        let deviation: Float = 0.4
         let builder = LayerBuilder(
             registry: registry, prefix: "m", layerIndex: 1, inputWidth: width,
-            defaults: LayerDefaults(initializerRange: 0.4))
+            defaults: LayerDefaults(initializerRange: Double(deviation)))
         mixer = try type.init(reader, builder)
         try reader.finish()
         for parameter in registry.parameters {
             parameter.materialize(seed: 5, context)
+            var values = parameter.value.array
+            switch parameter.initializer {
             // Biases that start at zero would hide a missing one.
-            if case .constant = parameter.initializer {
-                let values = randomFloats(parameter.shape.count, seed: 6, scale: 0.3)
-                parameter.value.copy(from: values, count: values.count)
-                parameter.valueChanged()
+            case .constant: values = randomFloats(values.count, seed: 6, scale: 0.3)
+            case .normal(let drawn) where drawn < deviation: values = values.map { $0 * deviation / drawn }
+            default: continue
             }
+            parameter.value.copy(from: values, count: values.count)
+            parameter.valueChanged()
         }
     }
 
@@ -204,8 +218,16 @@ final class MixerBench {
             problem.offset = past
         }
         guard mixer.chunkingObstacle == nil else { return problem }
-        problem.carryGradient = run(problem, withGradients: false).carryOut.enumerated().map {
+        let carryOut = run(problem, withGradients: false).carryOut
+        problem.carryGradient = carryOut.enumerated().map {
             randomFloats($1.values.count, seed: seed + 3 + UInt64($0))
+        }
+        if let stabilizer {
+            // Any loss of later outputs is blind to the scale of these, a random one is not.
+            for (i, tensor) in carryOut.enumerated() where ([stabilizer.name] + stabilizer.scaled).contains(tensor.name)
+            {
+                problem.carryGradient[i] = [Float](repeating: 0, count: tensor.values.count)
+            }
         }
         return problem
     }

@@ -61,25 +61,35 @@ extension Tape {
     ///
     /// - Parameters:
     ///   - x: `[R, groupCount·groupWidth]`. - gate: alike; nil when the shape has none.
-    ///   - weight: `[groupWidth]` or `[groupCount·groupWidth]`.
-    public func gatedNorm(_ x: Variable, gate: Variable?, weight: ParameterUse, _ shape: GatedNormShape) -> Variable {
+    ///   - weight: `[groupWidth]` or `[groupCount·groupWidth]`. - addsOne: the norm is scaled by 1 + weight.
+    public func gatedNorm(
+        _ x: Variable, gate: Variable?, weight: ParameterUse, addsOne: Bool = false, _ shape: GatedNormShape
+    )
+        -> Variable
+    {
         let rows = x.value.rows
         require(
             x.value.width == shape.width && weight.shape.count == shape.weightCount,
             "gatedNorm '\(weight.parameter.name)': x is \(x.shape), weight \(weight.shape); expected \(shape)")
+        var scale = weight.value
+        if addsOne {
+            scale = context.tensor(weight.shape)
+            scale.fill(1)
+            Elementwise.add(weight.value.pointer, to: scale.pointer, count: scale.count, threads: threads)
+        }
         let y = context.tensor(x.shape)
         let mean = context.tensor(Shape(rows, shape.groupCount))
         let rstd = context.tensor(Shape(rows, shape.groupCount))
         GatedNormKernel.forward(
-            x.value.pointer, gate: gate?.value.pointer.constant, weight: weight.value.pointer, into: y.pointer,
+            x.value.pointer, gate: gate?.value.pointer.constant, weight: scale.pointer, into: y.pointer,
             mean: mean.pointer, rstd: rstd.pointer, rows: rows, shape: shape, threads: threads)
         let result = output(y, from: x, gate, hasParameters: true)
-        record(result) { dy in
+        record(result) { [scale] dy in
             let dx = self.context.tensor(x.shape)
             let dGate = gate.map { self.context.tensor($0.shape) }
             let panels = self.context.tensor(Shape(GatedNormKernel.panelCount(rows: rows), shape.weightCount))
             GatedNormKernel.backward(
-                dy.pointer, x: x.value.pointer, gate: gate?.value.pointer.constant, weight: weight.value.pointer,
+                dy.pointer, x: x.value.pointer, gate: gate?.value.pointer.constant, weight: scale.pointer,
                 mean: mean.pointer, rstd: rstd.pointer, into: dx.pointer, dGate: dGate?.pointer,
                 dWeightPanels: panels.pointer, rows: rows, shape: shape, threads: self.threads)
             x.accumulate(dx, self.context)

@@ -1,77 +1,118 @@
 import Kernels
 import Tensors
 
-/// Parameters of one direction of one recurrent layer, `G` gates: `[G·H, in]`, `[G·H, H]`, `[G·H]`, `[G·H]`.
-/// Keeps the recurrent weight packed for the time loops until the parameter changes.
-public final class RecurrentParameters {
-    public let inputWeight, recurrentWeight: ParameterUse
-    public let inputBias, recurrentBias: ParameterUse?
+/// The weight that takes a recurrent cell's state back to its gates: dense, or block-diagonal by heads.
+/// Keeps it packed for the time loops until the parameter changes.
+public final class RecurrentWeight {
+    public let use: ParameterUse
+    public let layout: BlockLayout
+    private let offset: Int
+    /// Whether units are kept from themselves: the diagonal counts as zero and gets no gradient.
+    private let ignoresDiagonal: Bool
     private var packed: RecurrentWeights?
     private var forwardVersion = -1
     private var backwardVersion = -1
 
-    public init(
-        inputWeight: ParameterUse, recurrentWeight: ParameterUse, inputBias: ParameterUse?,
-        recurrentBias: ParameterUse?
-    ) {
-        self.inputWeight = inputWeight
-        self.recurrentWeight = recurrentWeight
-        self.inputBias = inputBias
-        self.recurrentBias = recurrentBias
+    /// - Parameters:
+    ///   - offset: first element, where one parameter holds the weights of several micro-layers.
+    ///   - ignoresDiagonal: only for a single gate without heads.
+    public init(_ use: ParameterUse, offset: Int = 0, _ layout: BlockLayout, ignoresDiagonal: Bool = false) {
+        require(
+            !ignoresDiagonal || layout.gateCount == 1 && layout.headCount == 1,
+            "RecurrentWeight '\(use.parameter.name)': a diagonal of several blocks")
+        self.use = use
+        self.offset = offset
+        self.layout = layout
+        self.ignoresDiagonal = ignoresDiagonal
     }
 
-    var hiddenSize: Int { recurrentWeight.shape[1] }
+    /// Units of all heads.
+    var hiddenSize: Int { layout.headCount * layout.inputCount }
 
     func packedForForward(_ threads: ThreadPool) -> RecurrentWeights {
         let packed = weights(threads)
-        if forwardVersion != recurrentWeight.parameter.version {
-            packed.packForForward(recurrentWeight.value.pointer, threads: threads)
-            forwardVersion = recurrentWeight.parameter.version
+        if forwardVersion != use.parameter.version {
+            withWeight { packed.packForForward($0, threads: threads) }
+            forwardVersion = use.parameter.version
         }
         return packed
     }
 
     func packedForBackward(_ threads: ThreadPool) -> RecurrentWeights {
         let packed = weights(threads)
-        if backwardVersion != recurrentWeight.parameter.version {
-            packed.packForBackward(recurrentWeight.value.pointer, threads: threads)
-            backwardVersion = recurrentWeight.parameter.version
+        if backwardVersion != use.parameter.version {
+            withWeight { packed.packForBackward($0, threads: threads) }
+            backwardVersion = use.parameter.version
         }
         return packed
     }
 
+    private func withWeight(_ body: (UnsafePointer<Float>) -> Void) {
+        let weight = use.value.pointer + offset
+        if !ignoresDiagonal { return body(weight) }
+        let size = hiddenSize
+        var copy = Array(UnsafeBufferPointer(start: weight, count: size * size))
+        for i in 0..<size { copy[i * size + i] = 0 }
+        copy.withUnsafeBufferPointer { body($0.baseAddress!) }
+    }
+
+    /// How the gates of `tensor` lie: those of a head together.
+    func columns(of tensor: Tensor) -> GateColumns {
+        GateColumns(gateCount: tensor.width / hiddenSize, width: hiddenSize, headCount: layout.headCount)
+    }
+
+    /// `dW += dyᵀ x` for `gates`, which are the first of `dy`; all of them by default.
+    func addGradient(
+        _ dy: Tensor, gates: Range<Int>? = nil, _ x: UnsafePointer<Float>, _ context: ComputeContext
+    ) {
+        let size = hiddenSize
+        let target = use.gradient(context).pointer + offset
+        let diagonal = ignoresDiagonal ? (0..<size).map { target[$0 * size + $0] } : []
+        BlockProduct(layout, layoutGates: gates, into: columns(of: dy)).weightGradient(
+            dy.pointer, x, rows: dy.rows, addingTo: [target], threads: context.threads)
+        for (i, value) in diagonal.enumerated() { target[i * size + i] = value }
+    }
+
     private func weights(_ threads: ThreadPool) -> RecurrentWeights {
         if let packed { return packed }
-        let made = RecurrentWeights(
-            hidden: hiddenSize, gateCount: recurrentWeight.shape[0] / hiddenSize, threads: threads)
+        let made = RecurrentWeights(layout, threads: threads)
         packed = made
         return made
     }
 }
 
+/// A chunk that a recurrent cell runs over.
+public struct RecurrentRun {
+    let batch: Int
+    let time: Int
+    let isReversed: Bool
+
+    /// - Parameter isReversed: time runs backwards.
+    public init(batch: Int, time: Int, isReversed: Bool = false) {
+        (self.batch, self.time, self.isReversed) = (batch, time, isReversed)
+    }
+}
+
+/// Recurrent cells over a chunk, one direction of one layer. `gates`, `[B·T, G·H]`, come from ``Tape/gates(_:biases:_:)``, head by
+/// head, with every bias that can be added there, and are overwritten. States are `[B, H]`; nil is zero. Returned are the output
+/// `[B·T, H]` and the states after the last step.
 extension Tape {
-    /// One direction of one LSTM layer over a chunk, torch `nn.LSTM`.
-    ///
-    /// - Parameters:
-    ///   - x: `[B·T, in]`. - hidden, cell: `[B, H]`; nil is zero. - isReversed: time runs backwards.
-    /// - Returns: output `[B·T, H]`, hidden and cell state after the last step `[B, H]`.
+    /// Long short-term memory, torch `nn.LSTM`, gates i, f, g, o.
     public func lstm(
-        _ x: Variable, _ weights: RecurrentParameters, batch: Int, time: Int, hidden: Variable?, cell: Variable?,
-        isReversed: Bool
+        _ gates: Variable, _ weight: RecurrentWeight, _ run: RecurrentRun, hidden: Variable?, cell: Variable?
     ) -> (output: Variable, hidden: Variable, cell: Variable) {
-        let size = weights.hiddenSize
-        let gates = gatePreactivations(x, weights, bias: summedBias(weights))
+        let (batch, time, size) = (run.batch, run.time, weight.hiddenSize)
+        let (activated, h0, c0) = (gates.value, hidden?.value, cell?.value)
         let y = context.tensor(Shape(batch * time, size))
         let cells = context.tensor(Shape(batch * time, size))
         let finalHidden = context.tensor(Shape(batch, size))
         let finalCell = context.tensor(Shape(batch, size))
         LSTMKernel.forward(
-            batch: batch, time: time, hidden: size, gates: gates.pointer,
-            weights: weights.packedForForward(threads), h0: pointer(hidden), c0: pointer(cell), cells: cells.pointer,
-            y: y.pointer, hN: finalHidden.pointer, cN: finalCell.pointer,
-            reversed: isReversed, threads: threads)
+            batch: batch, time: time, hidden: size, gates: activated.pointer, weights: weight.packedForForward(threads),
+            h0: h0?.pointer.constant, c0: c0?.pointer.constant, cells: cells.pointer, y: y.pointer,
+            hN: finalHidden.pointer, cN: finalCell.pointer, reversed: run.isReversed, threads: threads)
 
-        let output = self.output(y, from: x, hidden, cell, hasParameters: true)
+        let output = self.output(y, from: gates, hidden, cell, hasParameters: true)
         let hiddenOut = Variable(finalHidden, needsGradient: output.needsGradient)
         let cellOut = Variable(finalCell, needsGradient: output.needsGradient)
         recordRaw {
@@ -83,36 +124,37 @@ extension Tape {
             let dCellIn = self.context.tensor(Shape(batch, size))
             // The activated gates are overwritten by their gradients.
             LSTMKernel.backward(
-                batch: batch, time: time, hidden: size, gates: gates.pointer,
-                weights: weights.packedForBackward(self.threads), cells: cells.pointer, c0: self.pointer(cell),
-                dy: dy?.pointer.constant, dhN: dHidden?.pointer.constant,
-                dcN: dCell?.pointer.constant, dh0: dHiddenIn.pointer, dc0: dCellIn.pointer,
-                reversed: isReversed, threads: self.threads)
+                batch: batch, time: time, hidden: size, gates: activated.pointer,
+                weights: weight.packedForBackward(self.threads), cells: cells.pointer, c0: c0?.pointer.constant,
+                dy: dy?.pointer.constant, dhN: dHidden?.pointer.constant, dcN: dCell?.pointer.constant,
+                dh0: dHiddenIn.pointer, dc0: dCellIn.pointer, reversed: run.isReversed, threads: self.threads)
             hidden?.accumulate(dHiddenIn, self.context)
             cell?.accumulate(dCellIn, self.context)
-            self.recurrentGradients(
-                x, weights, y: y, hidden: hidden, inputGates: gates, recurrentGates: [(gates, 4 * size)], batch: batch,
-                time: time, isReversed: isReversed)
+            gates.accumulate(activated, self.context)
+            self.postponeRecurrentGradient([(activated, 4)], weight, run, y: y, h0: h0)
         }
         return (output, hiddenOut, cellOut)
     }
 
-    /// One direction of one GRU layer over a chunk, torch `nn.GRU`; shapes as for `lstm`.
+    /// Gated recurrent unit, torch `nn.GRU`, gates r, z, n.
+    ///
+    /// - Parameter candidateBias: the recurrent bias of n, `[H]` from an offset on, which sits inside the reset gate's product.
     public func gru(
-        _ x: Variable, _ weights: RecurrentParameters, batch: Int, time: Int, hidden: Variable?, isReversed: Bool
+        _ gates: Variable, _ weight: RecurrentWeight, candidateBias: (use: ParameterUse, offset: Int)?,
+        _ run: RecurrentRun, hidden: Variable?
     ) -> (output: Variable, hidden: Variable) {
-        let size = weights.hiddenSize
-        let gates = gatePreactivations(x, weights, bias: gruBias(weights))
+        let (batch, time, size) = (run.batch, run.time, weight.hiddenSize)
+        let (activated, h0) = (gates.value, hidden?.value)
         let products = context.tensor(Shape(batch * time, size))
         let y = context.tensor(Shape(batch * time, size))
         let finalHidden = context.tensor(Shape(batch, size))
         GRUKernel.forward(
-            batch: batch, time: time, hidden: size, gates: gates.pointer,
-            biasN: weights.recurrentBias.map { ($0.value.pointer + 2 * size).constant },
-            weights: weights.packedForForward(threads), h0: pointer(hidden), q: products.pointer, y: y.pointer,
-            hN: finalHidden.pointer, reversed: isReversed, threads: threads)
+            batch: batch, time: time, hidden: size, gates: activated.pointer,
+            biasN: candidateBias.map { ($0.use.value.pointer + $0.offset).constant },
+            weights: weight.packedForForward(threads), h0: h0?.pointer.constant, q: products.pointer, y: y.pointer,
+            hN: finalHidden.pointer, reversed: run.isReversed, threads: threads)
 
-        let output = self.output(y, from: x, hidden, hasParameters: true)
+        let output = self.output(y, from: gates, hidden, hasParameters: true)
         let hiddenOut = Variable(finalHidden, needsGradient: output.needsGradient)
         recordRaw {
             let dHidden = hiddenOut.takeGradient()
@@ -121,118 +163,111 @@ extension Tape {
             let dHiddenIn = self.context.tensor(Shape(batch, size))
             // Gates and products are overwritten by their gradients.
             GRUKernel.backward(
-                batch: batch, time: time, hidden: size, gates: gates.pointer, q: products.pointer,
-                weights: weights.packedForBackward(self.threads), y: y.pointer, h0: self.pointer(hidden),
+                batch: batch, time: time, hidden: size, gates: activated.pointer, q: products.pointer,
+                weights: weight.packedForBackward(self.threads), y: y.pointer, h0: h0?.pointer.constant,
                 dy: dy?.pointer.constant, dhN: dHidden?.pointer.constant, dh0: dHiddenIn.pointer,
-                reversed: isReversed, threads: self.threads)
+                reversed: run.isReversed, threads: self.threads)
             hidden?.accumulate(dHiddenIn, self.context)
-            self.recurrentGradients(
-                x, weights, y: y, hidden: hidden, inputGates: gates,
-                recurrentGates: [(gates, 2 * size), (products, size)], batch: batch, time: time,
-                isReversed: isReversed)
+            gates.accumulate(activated, self.context)
+            self.postponeRecurrentGradient([(activated, 2), (products, 1)], weight, run, y: y, h0: h0)
+            if let candidateBias {
+                self.postpone { [context = self.context, threads = self.threads] in
+                    Reductions.columnSums(
+                        products.pointer, rows: batch * time, columns: size, accumulate: true,
+                        into: candidateBias.use.gradient(context).pointer + candidateBias.offset, threads: threads)
+                }
+            }
         }
         return (output, hiddenOut)
     }
 
-    /// One direction of one Elman layer over a chunk, torch `nn.RNN`; shapes as for `lstm`.
+    /// Elman network, torch `nn.RNN`.
     public func elman(
-        _ x: Variable, _ weights: RecurrentParameters, batch: Int, time: Int, hidden: Variable?, isReLU: Bool,
-        isReversed: Bool
+        _ gates: Variable, _ weight: RecurrentWeight, isReLU: Bool, _ run: RecurrentRun, hidden: Variable?
     ) -> (output: Variable, hidden: Variable) {
-        let size = weights.hiddenSize
-        let y = gatePreactivations(x, weights, bias: summedBias(weights))
+        let (batch, time, size) = (run.batch, run.time, weight.hiddenSize)
+        let (y, h0) = (gates.value, hidden?.value)
         let finalHidden = context.tensor(Shape(batch, size))
         let nonlinearity: ElmanKernel.Nonlinearity = isReLU ? .relu : .tanh
         ElmanKernel.forward(
             batch: batch, time: time, hidden: size, nonlinearity: nonlinearity, preactivations: y.pointer,
-            weights: weights.packedForForward(threads), h0: pointer(hidden), y: y.pointer, hN: finalHidden.pointer,
-            reversed: isReversed, threads: threads)
+            weights: weight.packedForForward(threads), h0: h0?.pointer.constant, y: y.pointer, hN: finalHidden.pointer,
+            reversed: run.isReversed, threads: threads)
 
-        let output = self.output(y, from: x, hidden, hasParameters: true)
+        let output = self.output(y, from: gates, hidden, hasParameters: true)
         let hiddenOut = Variable(finalHidden, needsGradient: output.needsGradient)
         recordRaw {
             let dHidden = hiddenOut.takeGradient()
             let dy = output.takeGradient()
             guard dy != nil || dHidden != nil else { return }
             let dHiddenIn = self.context.tensor(Shape(batch, size))
-            let gates = self.context.tensor(y.shape)
+            let dGates = self.context.tensor(y.shape)
             ElmanKernel.backward(
                 batch: batch, time: time, hidden: size, nonlinearity: nonlinearity,
-                weights: weights.packedForBackward(self.threads), y: y.pointer, dy: dy?.pointer.constant,
-                dhN: dHidden?.pointer.constant, dPreactivations: gates.pointer, dh0: dHiddenIn.pointer,
-                reversed: isReversed, threads: self.threads)
+                weights: weight.packedForBackward(self.threads), y: y.pointer, dy: dy?.pointer.constant,
+                dhN: dHidden?.pointer.constant, dPreactivations: dGates.pointer, dh0: dHiddenIn.pointer,
+                reversed: run.isReversed, threads: self.threads)
             hidden?.accumulate(dHiddenIn, self.context)
-            self.recurrentGradients(
-                x, weights, y: y, hidden: hidden, inputGates: gates, recurrentGates: [(gates, size)], batch: batch,
-                time: time, isReversed: isReversed)
+            gates.accumulate(dGates, self.context)
+            self.postponeRecurrentGradient([(dGates, 1)], weight, run, y: y, h0: h0)
         }
         return (output, hiddenOut)
     }
 
-    private func pointer(_ variable: Variable?) -> UnsafePointer<Float>? {
-        variable.map { UnsafePointer($0.value.pointer) }
-    }
-
-    /// `b_ih + b_hh`, which only ever occur as their sum.
-    private func summedBias(_ weights: RecurrentParameters) -> Tensor? {
-        guard let input = weights.inputBias?.value, let recurrent = weights.recurrentBias?.value else { return nil }
-        let sum = context.tensor(input.shape)
-        Elementwise.add(input.pointer, recurrent.pointer, into: sum.pointer, count: sum.count, threads: threads)
-        return sum
-    }
-
-    /// As `summedBias`, but without the candidate's recurrent bias, which sits inside the reset gate's product.
-    private func gruBias(_ weights: RecurrentParameters) -> Tensor? {
-        guard let sum = summedBias(weights), let input = weights.inputBias?.value else { return nil }
-        let size = weights.hiddenSize
-        (sum.pointer + 2 * size).update(from: input.pointer + 2 * size, count: size)
-        return sum
-    }
-
-    /// `x Wihᵀ + b` for all steps at once, `[B·T, G·H]`.
-    private func gatePreactivations(_ x: Variable, _ weights: RecurrentParameters, bias: Tensor?) -> Tensor {
-        let (rows, input, width) = (x.value.rows, x.value.width, weights.inputWeight.shape[0])
-        let gates = context.tensor(Shape(rows, width))
-        GEMM.multiply(
-            x.value.pointer, lda: input, weights.inputWeight.value.pointer, transposeB: true, ldb: input, m: rows,
-            n: width, k: input, accumulate: false, bias: bias.map { UnsafePointer($0.pointer) }, into: gates.pointer,
-            ldc: width, threads: threads)
-        return gates
-    }
-
-    /// `dx` now; `dWih`, `dWhh` and the biases later, each one product over all steps.
+    /// sLSTM, gates i, f, z, o; states `[h, c, n, m]`, which come and go together.
     ///
-    /// - Parameters:
-    ///   - inputGates: gradients of `x Wihᵀ + b_ih`, `[B·T, G·H]`.
-    ///   - recurrentGates: gradients of `h Whhᵀ + b_hh`: tensors whose first columns are its next rows.
-    private func recurrentGradients(
-        _ x: Variable, _ weights: RecurrentParameters, y: Tensor, hidden: Variable?, inputGates: Tensor,
-        recurrentGates: [(tensor: Tensor, columns: Int)], batch: Int, time: Int, isReversed: Bool
+    /// No gradient leaves through m: it scales c and n, and h does not depend on it.
+    public func slstm(
+        _ gates: Variable, _ weight: RecurrentWeight, _ run: RecurrentRun, states: [Variable]
+    ) -> (output: Variable, states: [Variable]) {
+        let (batch, time, size) = (run.batch, run.time, weight.hiddenSize)
+        let activated = gates.value
+        let initial = states.map(\.value)
+        func pointer(_ i: Int) -> UnsafePointer<Float>? { initial.isEmpty ? nil : initial[i].pointer.constant }
+        let y = context.tensor(Shape(batch * time, size))
+        let cells = context.tensor(Shape(batch * time, 3 * size))
+        let final = (0..<4).map { _ in context.tensor(Shape(batch, size)) }
+        SLSTMKernel.forward(
+            batch: batch, time: time, hidden: size, gates: activated.pointer, weights: weight.packedForForward(threads),
+            initial: initial.isEmpty ? nil : .init(initial.map { $0.pointer.constant }), cells: cells.pointer,
+            y: y.pointer, final: .init(final.map(\.pointer)), reversed: run.isReversed, threads: threads)
+
+        let output = self.output(y, from: gates, hasParameters: true)
+        let statesOut = final.map { Variable($0, needsGradient: output.needsGradient) }
+        recordRaw {
+            let dFinal = statesOut.map { $0.takeGradient() }
+            let dy = output.takeGradient()
+            guard dy != nil || dFinal[0] != nil || dFinal[1] != nil || dFinal[2] != nil else { return }
+            let dInitial = (0..<3).map { _ in self.context.tensor(Shape(batch, size)) }
+            // The activated gates are overwritten by their gradients.
+            SLSTMKernel.backward(
+                batch: batch, time: time, hidden: size, gates: activated.pointer,
+                weights: weight.packedForBackward(self.threads), cells: cells.pointer, c0: pointer(1), n0: pointer(2),
+                dy: dy?.pointer.constant, dhN: dFinal[0]?.pointer.constant, dcN: dFinal[1]?.pointer.constant,
+                dnN: dFinal[2]?.pointer.constant, dh0: dInitial[0].pointer, dc0: dInitial[1].pointer,
+                dn0: dInitial[2].pointer, reversed: run.isReversed, threads: self.threads)
+            for (state, gradient) in zip(states, dInitial) { state.accumulate(gradient, self.context) }
+            gates.accumulate(activated, self.context)
+            self.postponeRecurrentGradient([(activated, 4)], weight, run, y: y, h0: initial.first)
+        }
+        return (output, statesOut)
+    }
+
+    /// `dWhh`, later, one product over all steps for every head.
+    ///
+    /// - Parameter gates: gradients of `h Whhᵀ`: tensors whose first columns are so many of the next gates.
+    func postponeRecurrentGradient(
+        _ gates: [(tensor: Tensor, count: Int)], _ weight: RecurrentWeight, _ run: RecurrentRun, y: Tensor, h0: Tensor?
     ) {
-        multiplyGradient(inputGates, weight: weights.inputWeight, into: x)
-        postponeLinearWeightGradient(inputGates, x.value, weight: weights.inputWeight, bias: weights.inputBias)
-        let initial = hidden?.value
         postpone { [context, threads] in
-            let size = weights.hiddenSize
-            let rows = batch * time
-            let previous = context.tensor(Shape(rows, size))
+            let previous = context.tensor(y.shape)
             RecurrentSequence.previousStates(
-                y.pointer, h0: initial?.pointer.constant, batch: batch, time: time, hidden: size, reversed: isReversed,
-                into: previous.pointer, threads: threads)
-            let weight = weights.recurrentWeight.writableGradient(context)
-            let bias = weights.recurrentBias?.writableGradient(context)
-            var row = 0
-            for (gates, columns) in recurrentGates {
-                GEMM.multiply(
-                    gates.pointer, transposeA: true, lda: gates.width, previous.pointer, ldb: size, m: columns,
-                    n: size, k: rows, accumulate: !weight.isFresh, into: weight.tensor.pointer + row * size,
-                    ldc: size, threads: threads)
-                if let bias {
-                    Reductions.columnSums(
-                        gates.pointer, rows: rows, columns: columns, stride: gates.width, accumulate: !bias.isFresh,
-                        into: bias.tensor.pointer + row, threads: threads)
-                }
-                row += columns
+                y.pointer, h0: h0?.pointer.constant, batch: run.batch, time: run.time, hidden: weight.hiddenSize,
+                reversed: run.isReversed, into: previous.pointer, threads: threads)
+            var gate = 0
+            for (tensor, count) in gates {
+                weight.addGradient(tensor, gates: gate..<gate + count, previous.pointer, context)
+                gate += count
             }
         }
     }

@@ -6,3 +6,4 @@
 #include "ck_attention.h"
 #include "ck_delta.h"
 #include "ck_mixer.h"
+#include "ck_cells.h"

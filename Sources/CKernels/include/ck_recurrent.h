@@ -45,3 +45,49 @@ void ck_elman_forward(
 void ck_elman_backward(
     int isa, ptrdiff_t rows, ptrdiff_t units, int relu, const float *y, ptrdiff_t y_row, const float *dy, ptrdiff_t dy_row,
     const float *dh, ptrdiff_t dh_row, float *d_pre, ptrdiff_t d_pre_row, float *d_copy, ptrdiff_t copy_row);
+
+// sLSTM (arXiv 2405.04517), gates i, f, z, o. In: pre-activations in `gates`; c[t-1], n[t-1]; m[t-1] in `m`. Out: i', f', z, o
+// in `gates`; m[t] in `m`; y and a copy of it in `state`; c, n and 1 - sigmoid(f) in `cells`, `cell` floats apart. The gates
+// `ahead` floats further are fetched meanwhile.
+void ck_slstm_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, const float *product, ptrdiff_t product_gate, float *gates, ptrdiff_t gate,
+    ptrdiff_t gates_row, ptrdiff_t ahead, const float *c_previous, const float *n_previous, ptrdiff_t previous_row, float *m,
+    ptrdiff_t m_row, float *cells, ptrdiff_t cell, ptrdiff_t cells_row, float *y, ptrdiff_t y_row, float *state,
+    ptrdiff_t state_row);
+
+// In: what the forward pass left in `gates` and `cells`; `dh`, `dc`, `dn` from step t+1. Out: dL/d(pre-activation) in `gates`
+// and a copy in `d_copy`; dL/dc[t-1] and dL/dn[t-1] in `dc` and `dn`.
+void ck_slstm_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, float *gates, ptrdiff_t gate, ptrdiff_t gates_row, ptrdiff_t ahead,
+    const float *cells, ptrdiff_t cell, ptrdiff_t cells_row, const float *c_previous, const float *n_previous,
+    ptrdiff_t previous_row, const float *dy, ptrdiff_t dy_row, const float *dh, ptrdiff_t dh_row, float *dc, float *dn,
+    ptrdiff_t d_row, float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row);
+
+// A micro-layer of a recurrent highway network (arXiv 1607.03474), gates h, t and, unless `coupled`, c: s' = h t + s c, with
+// c = 1 - t when coupled. `pre` holds the pre-activations without the recurrent product (it may be `gates`; a row distance of 0
+// repeats one row). Out: activated gates in `gates`; s' in `s` and a copy in `state`.
+void ck_highway_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int coupled, const float *product, ptrdiff_t product_gate, const float *pre,
+    ptrdiff_t pre_row, float *gates, ptrdiff_t gate, ptrdiff_t gates_row, const float *s_previous, ptrdiff_t s_previous_row,
+    float *s, ptrdiff_t s_row, float *state, ptrdiff_t state_row);
+
+// `dh`: on entry dL/ds' from later micro-layers, on exit the part of dL/ds that passed by the gates. `dy` is NULL except in the
+// last micro-layer of a step.
+void ck_highway_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int coupled, float *gates, ptrdiff_t gate, ptrdiff_t gates_row,
+    const float *s_previous, ptrdiff_t s_previous_row, const float *dy, ptrdiff_t dy_row, float *dh, ptrdiff_t dh_row,
+    float *d_copy, ptrdiff_t copy_gate, ptrdiff_t copy_row);
+
+// Leaky network with a rate per unit, p = pre + product: y = phi((1 - rate) h + rate p), or when `inside`
+// (1 - rate) h + rate phi(p). phi: 0 leaky ReLU (slope 0.01), 1 ReLU, 2 tanh, 3 sigmoid. Out: p, or phi(p) when inside, in `pre`.
+void ck_leaky_forward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int inside, int phi, const float *product, ptrdiff_t product_gate, float *pre,
+    ptrdiff_t pre_row, const float *rate, const float *h_previous, ptrdiff_t h_previous_row, float *y, ptrdiff_t y_row,
+    float *state, ptrdiff_t state_row);
+
+// Out: dL/dp in `pre` and `d_copy`; each step's part of dL/drate in `d_rate`; in `dh` the part of dL/dh[t-1] that did not go
+// through p.
+void ck_leaky_backward(
+    int isa, ptrdiff_t rows, ptrdiff_t units, int inside, int phi, float *pre, ptrdiff_t pre_row, const float *rate,
+    const float *y, ptrdiff_t y_row, const float *h_previous, ptrdiff_t h_previous_row, const float *dy, ptrdiff_t dy_row,
+    float *dh, ptrdiff_t dh_row, float *d_rate, ptrdiff_t d_rate_row, float *d_copy, ptrdiff_t copy_row);

@@ -1,4 +1,5 @@
 import Autograd
+import Kernels
 import Tensors
 
 /// The stack that the classic cells share: `num_layers` layers, each in one or two directions, with
@@ -10,8 +11,27 @@ import Tensors
 /// `bidirectional` (false), `output_projection` (false; adds `mixer.o_proj.weight [D, H·directions]`).
 final class RecurrentStack {
     struct Direction {
-        let weights: RecurrentParameters
+        let inputWeight: ParameterUse
+        let recurrentWeight: RecurrentWeight
+        let inputBias, recurrentBias: ParameterUse?
         let isReversed: Bool
+
+        /// Pre-activations of all steps, with the recurrent bias of the first `addedBiases` gates.
+        func gates(_ x: Variable, addedBiases: Int, _ tape: Tape) -> Variable {
+            let units = recurrentWeight.layout.inputCount
+            let count = recurrentWeight.layout.gateCount
+            let biases = [(inputBias, count), (recurrentBias, addedBiases)].compactMap { bias, gates in
+                bias.map { GateBias($0, .gateMajor(gates: gates, heads: 1, outputs: units, inputs: 1)) }
+            }
+            let dense = BlockLayout.gateMajor(gates: count, heads: 1, outputs: units, inputs: x.value.width)
+            return tape.gates(
+                [GateTerm(x, [inputWeight], dense)], biases: biases,
+                GateColumns(gateCount: count, width: units, headCount: 1))
+        }
+
+        func run(_ pass: Pass) -> RecurrentRun {
+            RecurrentRun(batch: pass.batch, time: pass.time, isReversed: isReversed)
+        }
     }
 
     let hiddenSize: Int
@@ -46,11 +66,12 @@ final class RecurrentStack {
                     ? bound
                     : .shifted(base: bound, rows: hiddenSize..<2 * hiddenSize, value: Float(forgetBias))
                 return Direction(
-                    weights: RecurrentParameters(
-                        inputWeight: builder.matrix("mixer.weight_ih_\(suffix)", rows, inputWidth, bound),
-                        recurrentWeight: builder.matrix("mixer.weight_hh_\(suffix)", rows, hiddenSize, bound),
-                        inputBias: hasBias ? builder.vector("mixer.bias_ih_\(suffix)", rows, inputBias) : nil,
-                        recurrentBias: hasBias ? builder.vector("mixer.bias_hh_\(suffix)", rows, bound) : nil),
+                    inputWeight: builder.matrix("mixer.weight_ih_\(suffix)", rows, inputWidth, bound),
+                    recurrentWeight: RecurrentWeight(
+                        builder.matrix("mixer.weight_hh_\(suffix)", rows, hiddenSize, bound),
+                        .gateMajor(gates: gateCount, heads: 1, outputs: hiddenSize, inputs: hiddenSize)),
+                    inputBias: hasBias ? builder.vector("mixer.bias_ih_\(suffix)", rows, inputBias) : nil,
+                    recurrentBias: hasBias ? builder.vector("mixer.bias_hh_\(suffix)", rows, bound) : nil,
                     isReversed: direction == 1)
             }
         }
@@ -131,8 +152,8 @@ public final class LSTMMixer: SequenceMixer {
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
         stack.forward(x, carry: carry, pass) { x, direction, state in
             let result = pass.tape.lstm(
-                x, direction.weights, batch: pass.batch, time: pass.time, hidden: state["h"], cell: state["c"],
-                isReversed: direction.isReversed)
+                direction.gates(x, addedBiases: 4, pass.tape), direction.recurrentWeight, direction.run(pass),
+                hidden: state["h"], cell: state["c"])
             return (result.output, [("h", result.hidden), ("c", result.cell)])
         }
     }
@@ -157,8 +178,9 @@ public final class GRUMixer: SequenceMixer {
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
         stack.forward(x, carry: carry, pass) { x, direction, state in
             let result = pass.tape.gru(
-                x, direction.weights, batch: pass.batch, time: pass.time, hidden: state["h"],
-                isReversed: direction.isReversed)
+                direction.gates(x, addedBiases: 2, pass.tape), direction.recurrentWeight,
+                candidateBias: direction.recurrentBias.map { ($0, 2 * self.stack.hiddenSize) }, direction.run(pass),
+                hidden: state["h"])
             return (result.output, [("h", result.hidden)])
         }
     }
@@ -185,8 +207,8 @@ public final class RNNMixer: SequenceMixer {
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
         stack.forward(x, carry: carry, pass) { x, direction, state in
             let result = pass.tape.elman(
-                x, direction.weights, batch: pass.batch, time: pass.time, hidden: state["h"], isReLU: self.isReLU,
-                isReversed: direction.isReversed)
+                direction.gates(x, addedBiases: 1, pass.tape), direction.recurrentWeight, isReLU: self.isReLU,
+                direction.run(pass), hidden: state["h"])
             return (result.output, [("h", result.hidden)])
         }
     }

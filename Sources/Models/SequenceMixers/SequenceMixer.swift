@@ -39,12 +39,21 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
 public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
         AttentionMixer.self,
+        BidirectionalMixer.self,
         DeltaNetMixer.self,
         DeltaProductMixer.self,
+        FlashRNNMixer.self,
         GatedDeltaNetMixer.self,
         GRUMixer.self,
+        LeakyRNNMixer.self,
         LSTMMixer.self,
+        MinGRUMixer.self,
+        MinLSTMMixer.self,
+        ParaRNNGRUMixer.self,
+        ParaRNNLSTMMixer.self,
+        RecurrentHighwayMixer.self,
         RNNMixer.self,
+        SLSTMMixer.self,
     ]
 
     /// - Throws: an error at the `type` key that lists the known mixers.
