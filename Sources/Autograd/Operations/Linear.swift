@@ -24,24 +24,27 @@ extension Tape {
         return result
     }
 
-    /// `x Wᵀ` whose columns go to several variables: the rows of `weight` in pieces of `widths`, in order.
+    /// `x Wᵀ + b` whose columns go to several variables: the rows of `weight` in pieces of `widths`, in order.
     ///
     /// - Parameters:
-    ///   - x: `[R, in]`. - weight: `[Σ widths, in]`.
+    ///   - x: `[R, in]`. - weight: `[Σ widths, in]`. - bias: `[Σ widths]`.
     /// - Returns: `[R, widths[i]]` each.
-    public func linear(_ x: Variable, weight: ParameterUse, splitting widths: [Int]) -> [Variable] {
+    public func linear(
+        _ x: Variable, weight: ParameterUse, bias: ParameterUse? = nil, splitting widths: [Int]
+    ) -> [Variable] {
         let (rows, input) = (x.value.rows, x.value.width)
         require(
             weight.shape[1] == input && weight.shape[0] == widths.reduce(0, +),
             "linear '\(weight.parameter.name)': x is \(x.shape), weight \(weight.shape), pieces \(widths)")
         var first = 0
         return widths.map { width in
-            let offset = first * input
+            let (row, offset) = (first, first * input)
             first += width
             let y = context.tensor(Shape(rows, width))
             GEMM.multiply(
                 x.value.pointer, lda: input, weight.value.pointer + offset, transposeB: true, ldb: input, m: rows,
-                n: width, k: input, accumulate: false, into: y.pointer, ldc: width, threads: threads)
+                n: width, k: input, accumulate: false, bias: bias.map { UnsafePointer($0.value.pointer + row) },
+                into: y.pointer, ldc: width, threads: threads)
             let result = output(y, from: x, hasParameters: true)
             record(result) { dy in
                 if x.needsGradient {
@@ -55,6 +58,11 @@ extension Tape {
                     GEMM.multiply(
                         dy.pointer, transposeA: true, lda: width, x.value.pointer, ldb: input, m: width, n: input,
                         k: rows, accumulate: true, into: dw.pointer + offset, ldc: input, threads: threads)
+                    if let bias {
+                        Reductions.columnSums(
+                            dy.pointer, rows: rows, columns: width, accumulate: true,
+                            into: bias.gradient(context).pointer + row, threads: threads)
+                    }
                 }
             }
             return result

@@ -4,6 +4,7 @@
 #include "ck_recurrent.h"
 #include "ck_vector.h"
 #include "ck_attention.h"
+#include "ck_average.h"
 #include "ck_delta.h"
 #include "ck_mixer.h"
 #include "ck_cells.h"
