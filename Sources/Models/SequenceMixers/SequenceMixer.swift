@@ -38,6 +38,7 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
 /// The registry of mixers, alphabetical.
 public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
+        AarenMixer.self,
         AttentionMixer.self,
         BidirectionalMixer.self,
         DeltaNetMixer.self,
