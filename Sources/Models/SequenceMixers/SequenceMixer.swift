@@ -44,6 +44,7 @@ public enum SequenceMixers {
         DeltaNetMixer.self,
         DeltaProductMixer.self,
         FlashRNNMixer.self,
+        GAMMixer.self,
         GatedDeltaNetMixer.self,
         GRUMixer.self,
         LeakyRNNMixer.self,
