@@ -49,6 +49,7 @@ public enum SequenceMixers {
         GRUMixer.self,
         LeakyRNNMixer.self,
         LSTMMixer.self,
+        MegaMixer.self,
         MinGRUMixer.self,
         MinLSTMMixer.self,
         ParaRNNGRUMixer.self,
