@@ -57,6 +57,7 @@ public enum SequenceMixers {
         RecurrentHighwayMixer.self,
         RNNMixer.self,
         SLSTMMixer.self,
+        TCNCAMixer.self,
     ]
 
     /// - Throws: an error at the `type` key that lists the known mixers.
