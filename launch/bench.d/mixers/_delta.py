@@ -28,10 +28,11 @@ def delta_rule(q, k, v, beta, g, steps, chunk=64):
     both = torch.linalg.solve_triangular(erased, torch.cat([v * beta, into], -1), upper=False, unitriangular=True)
     values, keys = both.split([v.shape[-1], size], -1)
     state, outputs = q.new_zeros(batch, heads, size, v.shape[-1]), []
-    for i in range(count):
-        u = values[:, :, i] - keys[:, :, i] @ state
-        outputs.append(q[:, :, i] @ state + weights[:, :, i] @ u)
-        state = (state if last is None else last[:, :, i] * state) + k[:, :, i].mT @ u
+    # Unbound, because the gradient of an index is as large as what it picks from.
+    for i, (q, k, v, w, a) in enumerate(zip(*(x.unbind(2) for x in (q, k, values, keys, weights)))):
+        u = v - w @ state
+        outputs.append(q @ state + a @ u)
+        state = (state if last is None else last[:, :, i] * state) + k.mT @ u
     return torch.cat(outputs, 2)
 
 
