@@ -14,6 +14,8 @@ public enum Initializer: Sendable, Equatable {
     case stepBias(low: Float, high: Float, floor: Float)
     /// `base` everywhere, then `value` added on rows `rows`: a forget-gate bias, for example.
     indirect case shifted(base: Initializer, rows: Range<Int>, value: Float)
+    /// `base` everywhere, then `values` added to every group of as many elements: signs that alternate, for example.
+    indirect case repeated(base: Initializer, values: [Float])
     /// The elements themselves: time constants spread over a range, for example.
     case values([Float])
 }
@@ -82,6 +84,9 @@ public final class Parameter {
             fill(value, base, stream: stream)
             let width = value.count / value.shape[0]
             for i in rows.lowerBound * width..<rows.upperBound * width { value.pointer[i] += shift }
+        case .repeated(let base, let shifts):
+            fill(value, base, stream: stream)
+            for i in 0..<value.count { value.pointer[i] += shifts[i % shifts.count] }
         }
     }
 

@@ -60,6 +60,44 @@ extension Tape {
         return result
     }
 
+    /// `factor · x`.
+    public func scale(_ x: Variable, by factor: Float) -> Variable {
+        let y = context.tensor(x.shape)
+        Elementwise.scale(x.value.pointer, by: factor, into: y.pointer, count: y.count, threads: threads)
+        let result = output(y, from: x)
+        record(result) { dy in
+            let dx = self.context.tensor(x.shape)
+            Elementwise.scale(dy.pointer, by: factor, into: dx.pointer, count: dy.count, threads: self.threads)
+            x.accumulate(dx, self.context)
+        }
+        return result
+    }
+
+    /// `x ⊙ w` with one factor for each column, `x [R, D]`, `w [D]`.
+    public func scaleColumns(_ x: Variable, by weight: ParameterUse) -> Variable {
+        let (rows, width) = (x.value.rows, x.value.width)
+        require(
+            weight.shape.count == width, "scaleColumns '\(weight.parameter.name)': x is \(x.shape), \(weight.shape)")
+        func scaled(_ x: Tensor) -> Tensor {
+            let y = context.tensor(x.shape)
+            for row in 0..<rows {
+                Elementwise.multiply(
+                    x.pointer + row * width, weight.value.pointer, into: y.pointer + row * width, count: width,
+                    threads: threads)
+            }
+            return y
+        }
+        let result = output(scaled(x.value), from: x, hasParameters: true)
+        record(result) { dy in
+            if x.needsGradient { x.accumulate(scaled(dy), self.context) }
+            let dWeight = self.context.tensor(x.shape)
+            Elementwise.multiply(
+                dy.pointer, x.value.pointer, into: dWeight.pointer, count: dy.count, threads: self.threads)
+            self.postponeColumnSums(dWeight, into: weight)
+        }
+        return result
+    }
+
     /// Gaussian error linear unit (arXiv 1606.08415), erf or tanh form.
     public func gelu(_ x: Variable, tanhForm: Bool) -> Variable { activation(tanhForm ? .geluTanh : .gelu, x) }
 

@@ -10,5 +10,7 @@
 #include "ck_attention.h"
 #include "ck_channel_memory.h"
 #include "ck_matrix_memory.h"
+#include "ck_average.h"
+#include "ck_delta.h"
 #include "ck_mixer.h"
 #include "ck_cells.h"

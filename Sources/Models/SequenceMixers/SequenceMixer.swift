@@ -38,10 +38,15 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
 /// The registry of mixers, alphabetical.
 public enum SequenceMixers {
     public static let all: [any SequenceMixer.Type] = [
+        AarenMixer.self,
         AttentionMixer.self,
         BasedMixer.self,
         BidirectionalMixer.self,
+        DeltaNetMixer.self,
+        DeltaProductMixer.self,
         FlashRNNMixer.self,
+        GAMMixer.self,
+        GatedDeltaNetMixer.self,
         GLAMixer.self,
         GRUMixer.self,
         HydraMixer.self,
@@ -53,6 +58,7 @@ public enum SequenceMixers {
         LSTMMixer.self,
         MambaMixer.self,
         Mamba2Mixer.self,
+        MegaMixer.self,
         MinGRUMixer.self,
         MinLSTMMixer.self,
         MLSTMMixer.self,
@@ -68,6 +74,7 @@ public enum SequenceMixers {
         S5Mixer.self,
         SGConvMixer.self,
         SLSTMMixer.self,
+        TCNCAMixer.self,
     ]
 
     /// - Throws: an error at the `type` key that lists the known mixers.
