@@ -4,20 +4,12 @@
 
 #define v_positive CK_NAME(ck_cells_positive)
 #define v_positive_slope CK_NAME(ck_cells_positive_slope)
-#define v_softplus CK_NAME(ck_cells_softplus)
 #define v_larger CK_NAME(ck_cells_larger)
 
 // v + ½ for v ≥ 0, σ(v) below: positive, continuous.
 CK_INLINE vf v_positive(vf v) { return v_select(v >= 0.0f, v + 0.5f, v_sigmoid(v)); }
 // Its derivative, from its value.
 CK_INLINE vf v_positive_slope(vf g) { return v_select(g >= 0.5f, v_all(1.0f), g * (1.0f - g)); }
-
-// log(1 + e^x), with what rounding 1 + e^{−|x|} lost put back.
-CK_INLINE vf v_softplus(vf x) {
-  vf e = v_exp((vf)((vi)x | (int32_t)0x80000000)), u = e + 1.0f;
-  vf log = v_log(u) + v_divide(e - (u - 1.0f), u);
-  return v_select(x > 0.0f, x, x != x ? x : v_all(0.0f)) + log;
-}
 
 // max(a, |b|) in which a NaN wins.
 CK_INLINE vf v_larger(vf a, vf b) {

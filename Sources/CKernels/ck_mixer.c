@@ -30,5 +30,5 @@ CK_DISPATCH(void, ck_signed_softmax, (float *y, const float *x, size_t rows, siz
 CK_DISPATCH(void, ck_signed_softmax_backward, (float *dx, const float *dy, const float *y, size_t rows, size_t width), dx, dy, y, rows, width)
 CK_DISPATCH(void, ck_taylor_features, (float *y, const float *x, size_t rows, size_t width), y, x, rows, width)
 CK_DISPATCH(void, ck_taylor_features_backward, (float *dx, const float *dy, const float *x, size_t rows, size_t width), dx, dy, x, rows, width)
-CK_DISPATCH(void, ck_running_softmax, (float *weight, float *log_decay, float *z, const float *x, const float *past, size_t time, size_t width), weight, log_decay, z, x, past, time, width)
-CK_DISPATCH(void, ck_running_softmax_backward, (float *dx, float *dpast, const float *dweight, const float *dlog_decay, const float *dlast, const float *weight, const float *log_decay, size_t has_past, size_t time, size_t width), dx, dpast, dweight, dlog_decay, dlast, weight, log_decay, has_past, time, width)
+CK_DISPATCH(void, ck_softmax_gate, (float *weight, float *log_decay, float *z, const float *x, const float *past, size_t time, size_t width), weight, log_decay, z, x, past, time, width)
+CK_DISPATCH(void, ck_softmax_gate_backward, (float *dx, float *dpast, const float *dweight, const float *dlog_decay, const float *dlast, const float *weight, const float *log_decay, size_t has_past, size_t time, size_t width), dx, dpast, dweight, dlog_decay, dlast, weight, log_decay, has_past, time, width)

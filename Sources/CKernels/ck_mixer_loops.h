@@ -251,7 +251,7 @@ CK_LOOP void CK_NAME(ck_taylor_features_backward)(float *dx, const float *dy, co
 }
 
 // ---- running softmax
-CK_LOOP void CK_NAME(ck_running_softmax)(float *weight, float *log_decay, float *z, const float *x, const float *past, size_t time, size_t width) {
+CK_LOOP void CK_NAME(ck_softmax_gate)(float *weight, float *log_decay, float *z, const float *x, const float *past, size_t time, size_t width) {
   for (size_t t = 0; t < time; t++, weight += width, log_decay += width, x += width) {
     const float *before = t ? z : past;
     if (!before) {
@@ -269,7 +269,7 @@ CK_LOOP void CK_NAME(ck_running_softmax)(float *weight, float *log_decay, float 
   }
 }
 // c_t = dz_t + e^{log_decay_{t+1}} c_{t+1}, dz_t = −weight·dweight − dlog_decay_t + dlog_decay_{t+1}; dx = weight (dweight + c).
-CK_LOOP void CK_NAME(ck_running_softmax_backward)(float *dx, float *dpast, const float *dweight, const float *dlog_decay, const float *dlast, const float *weight, const float *log_decay, size_t has_past, size_t time, size_t width) {
+CK_LOOP void CK_NAME(ck_softmax_gate_backward)(float *dx, float *dpast, const float *dweight, const float *dlog_decay, const float *dlast, const float *weight, const float *log_decay, size_t has_past, size_t time, size_t width) {
   EACH(width, {
     vf c = dlast ? LOAD(dlast) : v_all(0);
     for (size_t t = time; t-- > 0;) {

@@ -56,7 +56,7 @@ public enum FeatureMaps {
 }
 
 /// `z_t = log(e^{z_{t−1}} + e^{x_t})`, `weight_t = e^{x_t − z_t}`, `logDecay_t = z_{t−1} − z_t` along `[B, T, C]`.
-public enum RunningSoftmax {
+public enum SoftmaxGate {
     public typealias Source = UnsafePointer<Float>
     public typealias Destination = UnsafeMutablePointer<Float>
 
@@ -69,7 +69,7 @@ public enum RunningSoftmax {
     ) {
         threads.run(batch) { b, _ in
             let start = b * time * width
-            ck_running_softmax(
+            ck_softmax_gate(
                 weight + start, logDecay + start, z + b * width, x + start, past.map { $0 + b * width }, time, width)
         }
     }
@@ -82,7 +82,7 @@ public enum RunningSoftmax {
     ) {
         threads.run(batch) { b, _ in
             let start = b * time * width
-            ck_running_softmax_backward(
+            ck_softmax_gate_backward(
                 dx + start, dPast.map { $0 + b * width }, dWeight + start, dLogDecay + start,
                 dz.map { $0 + b * width }, weight + start, logDecay + start, dPast == nil ? 0 : 1, time, width)
         }

@@ -18,7 +18,8 @@ import Testing
         #expect(result.errorOutput.contains("checkpoint \(space.path)/run/step-00000120"))
         #expect(
             space.list("run") == [
-                "config.yaml", "latest", "metrics.jsonl", "step-00000080", "step-00000120", "trace.json",
+                "config.yaml", "latest", "metrics.jsonl", "step-00000080", "step-00000120", "timeline.svg",
+                "trace.json",
             ])
         let lines = String(decoding: try space.bytes("run/metrics.jsonl"), as: UTF8.self).split(separator: "\n")
         let objects = try lines.map { try JSONSerialization.jsonObject(with: Data($0.utf8)) as! [String: Any] }

@@ -85,4 +85,33 @@ import Training
             }
         }
     }
+
+    /// One mixer of every kernel family, in chunks and over ranks.
+    static let families = [
+        "{ type: slstm, head_count: 2 }", "{ type: mingru }", "{ type: flashrnn, head_count: 2, cell: lstm }",
+        "{ type: mamba }", "{ type: s4d }", "{ type: lru }", "{ type: rwkv4_time_mix }",
+        "{ type: mamba2, head_size: 8 }",
+        "{ type: gla, head_count: 2 }", "{ type: mlstm, head_count: 2 }", "{ type: gated_deltanet, head_count: 2 }",
+        "{ type: deltaproduct, head_count: 2 }", "{ type: aaren, head_count: 2 }",
+    ]
+
+    @Test(arguments: families) func everyFamilyTrainsTheSameBits(mixer: String) throws {
+        func fixture(_ settings: [String: String]) -> RunFixture {
+            var fixture = Self.fixture(4, 3, settings)
+            fixture.model = """
+                vocabulary_size: 29
+                width: 16
+                layers: [{ repeat: 3, mixer: \(mixer), mlp: { hidden_size: 12 } }]
+                """
+            fixture.time = 70
+            return fixture
+        }
+        let reference = try fixture([:]).train(ranks: 1)
+        #expect(Set(reference.losses).count == 3)
+        for (ranks, schedule) in [(1, "zb_v"), (2, "zb_h1"), (3, "1f1b"), (2, "interleaved"), (4, "gpipe")] {
+            let differences = try fixture(["schedule": schedule, "rematerialize": ranks == 3 ? "always" : "never"])
+                .train(ranks: ranks).differences(from: reference)
+            #expect(differences.isEmpty, "\(mixer), \(ranks) ranks, \(schedule): \(differences)")
+        }
+    }
 }

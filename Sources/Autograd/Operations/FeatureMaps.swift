@@ -32,7 +32,7 @@ extension Tape {
         let weight = context.tensor(x.shape)
         let decay = context.tensor(x.shape)
         let z = context.tensor(Shape(batch, width))
-        RunningSoftmax.forward(
+        SoftmaxGate.forward(
             x.value.pointer, past: past?.value.pointer.constant, weight: weight.pointer, logDecay: decay.pointer,
             z: z.pointer, batch: batch, time: time, width: width, threads: threads)
         let weightOut = output(weight, from: x, past)
@@ -45,7 +45,7 @@ extension Tape {
             let known = gradients.map { $0 ?? self.context.zeros(x.shape) }
             let dx = self.context.tensor(x.shape)
             let dPast = past.map { self.context.tensor($0.shape) }
-            RunningSoftmax.backward(
+            SoftmaxGate.backward(
                 dWeight: known[0].pointer, dLogDecay: known[1].pointer, dz: dz?.pointer.constant,
                 weight: weight.pointer, logDecay: decay.pointer, into: dx.pointer, dPast: dPast?.pointer, batch: batch,
                 time: time, width: width, threads: self.threads)

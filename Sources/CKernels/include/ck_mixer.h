@@ -58,6 +58,6 @@ void ck_taylor_features_backward(float *dx, const float *dy, const float *x, siz
 
 // Running softmax of LightNet over one sequence, rows of `width`: z_t = log(e^{z_{t−1}} + e^{x_t}), weight = e^{x_t − z_t},
 // log_decay = z_{t−1} − z_t. `past` is z before the first row; null: −∞, whose log_decay is 0.
-void ck_running_softmax(float *weight, float *log_decay, float *z, const float *x, const float *past, size_t time, size_t width);
+void ck_softmax_gate(float *weight, float *log_decay, float *z, const float *x, const float *past, size_t time, size_t width);
 /// dx from dweight and dlog_decay; dlast (null: 0): gradient of z after the last row; dpast (null: not wanted) of that before the first.
-void ck_running_softmax_backward(float *dx, float *dpast, const float *dweight, const float *dlog_decay, const float *dlast, const float *weight, const float *log_decay, size_t has_past, size_t time, size_t width);
+void ck_softmax_gate_backward(float *dx, float *dpast, const float *dweight, const float *dlog_decay, const float *dlast, const float *weight, const float *log_decay, size_t has_past, size_t time, size_t width);

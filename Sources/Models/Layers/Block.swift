@@ -87,4 +87,5 @@ public final class Block: ModelLayer {
     }
 
     public var chunkingObstacle: String? { mixer.chunkingObstacle }
+    public func growingCarry(positions: Int) -> Int { mixer.growingCarry(positions: positions) }
 }

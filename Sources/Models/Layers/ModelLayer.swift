@@ -19,6 +19,8 @@ public protocol ModelLayer: AnyObject {
     func backwardFLOPsPerToken(time: Int) -> Double
     /// Floats kept per token between forward and backward, outputs included.
     var savedPerToken: Int { get }
+    /// Floats per sequence of a carry that grows with the `positions` behind it.
+    func growingCarry(positions: Int) -> Int
     /// Why the sequence axis cannot be cut into chunks, or nil when it can.
     var chunkingObstacle: String? { get }
 }
@@ -26,4 +28,5 @@ public protocol ModelLayer: AnyObject {
 extension ModelLayer {
     public func backwardFLOPsPerToken(time: Int) -> Double { 2 * forwardFLOPsPerToken(time: time) }
     public var chunkingObstacle: String? { nil }
+    public func growingCarry(positions: Int) -> Int { 0 }
 }

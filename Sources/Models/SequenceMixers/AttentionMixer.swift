@@ -72,5 +72,9 @@ public final class AttentionMixer: SequenceMixer {
         return Double(projections) + 2 * Double(headCount * headSize) * (visible + 1)
     }
 
+    public func growingCarry(positions: Int) -> Int {
+        2 * keyValueHeadCount * headSize * min(positions, window.map { $0 - 1 } ?? positions)
+    }
+
     public var savedPerToken: Int { 2 * (headCount + keyValueHeadCount) * headSize + headCount }
 }

@@ -33,6 +33,14 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
 
     /// Floats kept per token for the backward pass.
     var savedPerToken: Int { get }
+
+    /// Floats per sequence of a carry that grows with the `positions` behind it; 0 for a state of constant size,
+    /// which is small beside what a chunk keeps.
+    func growingCarry(positions: Int) -> Int
+}
+
+extension SequenceMixer {
+    public func growingCarry(positions: Int) -> Int { 0 }
 }
 
 /// The registry of mixers, alphabetical.

@@ -69,7 +69,9 @@ struct UnitEstimate {
             // A single block of logits waits for the weight gradient.
             let logits = index == layers.count - 1 && headRows == tokens ? model.vocabularySize : 0
             let arriving = model.skips.filter { $0.to == index }.reduce(0) { $0 + layers[$1.from].outputWidth }
-            return (layer.savedPerToken + logits + arriving) * tokens * 4
+            // What earlier chunks carried in lies beside its gradient.
+            let past = cut.chunkCount > 1 ? 2 * rows * layer.growingCarry(positions: cut.time) : 0
+            return 4 * ((layer.savedPerToken + logits + arriving) * tokens + past)
         }
         let inputWidths = layers.indices.map { $0 == 0 ? 0 : layers[$0 - 1].outputWidth }
         inputBytes = inputWidths.map { $0 * tokens * 4 }
