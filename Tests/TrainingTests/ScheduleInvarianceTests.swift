@@ -88,7 +88,7 @@ import Training
 
     /// One mixer of every kernel family, in chunks and over ranks.
     static let families = [
-        "{ type: slstm, head_count: 2 }", "{ type: mingru }", "{ type: flashrnn, head_count: 2, cell: lstm }",
+        "{ type: slstm, head_count: 2 }", "{ type: mingru }", "{ type: flashrnn, head_count: 2, function: lstm }",
         "{ type: mamba }", "{ type: s4d }", "{ type: lru }", "{ type: rwkv4_time_mix }",
         "{ type: mamba2, head_size: 8 }",
         "{ type: gla, head_count: 2 }", "{ type: mlstm, head_count: 2 }", "{ type: gated_deltanet, head_count: 2 }",
