@@ -34,13 +34,13 @@ def hippo(size: int) -> dict[str, torch.Tensor]:
 
 
 def draw(config: dict, name: str, normal):
-    """HiPPO with some noise; the part above the diagonal is left far from zero."""
+    """HiPPO with noise: the part above the diagonal starts at zero and is to be seen, too."""
     field = name.split(".")[-1]
     if name == "mixer.log_dt":
         return normal - 1
     if ".transition." not in name:
         return None
-    return hippo(count(config))[field].numpy() + 0.2 * normal
+    return hippo(count(config))[field].numpy() + 0.1 * normal
 
 
 def system(own: dict, config: dict, dtype) -> tuple[torch.Tensor, torch.Tensor]:
