@@ -7,8 +7,13 @@
 #define backward CK_NAME(ck_state_space_backward_columns)
 #define downwards_diagonal CK_NAME(ck_state_space_downwards_diagonal)
 #define downwards_rank_one CK_NAME(ck_state_space_downwards_rank_one)
+#define step_semiseparable CK_NAME(ck_state_space_step_semiseparable)
+#define downwards_semiseparable CK_NAME(ck_state_space_downwards_semiseparable)
 // Row r of state n of a table, real part; the imaginary part is 16 floats further.
 #define AT(table, n, r) ((table) + ((n) * K + 2 * (r)) * CK_LANES)
+// Coefficient `row` of a semiseparable transition, of the state at `part` of pair n.
+#define COEF(row) v_load(AT(table, n, ROW_##row) + part)
+#define D_COEF(row) (AT(d_table, n, ROW_##row) + part)
 #define RE(p) v_load(p)
 #define IM(p) v_load((p) + CK_LANES)
 
@@ -47,7 +52,33 @@ CK_INLINE vf step(const float *table, const float *before, float *after, vf u, v
   return plus - minus;
 }
 
-CK_INLINE void forward(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, const int K) {
+// A step of a semiseparable transition; `g`: [2N][16], written. Returns Σ c x.
+CK_INLINE vf step_semiseparable(const float *table, const float *before, float *after, float *g, vf u, size_t N) {
+  enum { K = CK_STATE_SPACE_SEMISEPARABLE };
+  vf below = {0}, above = {0}, sum = {0};
+  for (size_t n = 0; n < N; n++) {
+    for (size_t part = 0; part < 2 * CK_LANES; part += CK_LANES) {
+      const size_t j = n * 2 * CK_LANES + part;
+      vf x = v_load(before + j);
+      v_store(after + j, COEF(a) * x + (COEF(b) * u + COEF(h) * below));
+      below = COEF(l) * below + COEF(p) * x;
+      v_store(g + j, below);
+    }
+  }
+  for (size_t n = N; n-- > 0;) {
+    for (size_t part = 2 * CK_LANES; part > 0;) {
+      part -= CK_LANES;
+      const size_t j = n * 2 * CK_LANES + part;
+      vf x = COEF(m) * above + v_load(after + j);
+      v_store(after + j, x);
+      sum = COEF(c) * x + sum;
+      above = COEF(v) * above + v_load(g + j);
+    }
+  }
+  return sum;
+}
+
+CK_INLINE void forward(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, float *scratch, const int K) {
   const size_t N = in->states;
   for (size_t channel = 0; channel < in->channels; channel += CK_LANES) {
     const size_t lanes = in->channels - channel < CK_LANES ? in->channels - channel : CK_LANES;
@@ -61,7 +92,8 @@ CK_INLINE void forward(const ck_state_space_stretch *in, float *x, float *y, ptr
       __builtin_prefetch(y_at + STEPS * y_row, 0, 2);
       vf u = v_load_lanes(u_at, lanes);
       vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, state, N, K) : v_all(0.0f);
-      vf sum = step(table, state, state, u, s, N, K);
+      vf sum = K == CK_STATE_SPACE_SEMISEPARABLE ? step_semiseparable(table, state, state, scratch, u, N)
+                                                 : step(table, state, state, u, s, N, K);
       v_store_lanes(y_at, skip * u + sum, lanes);
     }
   }
@@ -154,10 +186,56 @@ CK_INLINE void downwards_rank_one(const float *table, const float *states, const
   }
 }
 
+// With a semiseparable transition, once upwards and once downwards through the states of a step. With γ = dL/dg, ω = dL/dw:
+//   ω_{j+1} = m λ_j + v ω_j;  dm += λ w_{j+1};  dv += ω w_{j+1};  γ_j = ω_j + h_{j+1} λ_{j+1} + l_{j+1} γ_{j+1};
+//   dh += λ g_{j−1};  dl += γ g_{j−1};  dp += γ x̃;  λ ← a λ + p γ, where x̃ is x before the step.
+CK_INLINE void downwards_semiseparable(const float *table, const float *states, const float *us, const float *slopes, float *lambda, float *d_table, float *du, size_t T, size_t N, float *g, float *omegas) {
+  enum { K = CK_STATE_SPACE_SEMISEPARABLE };
+  const size_t row = N * 2 * CK_LANES;
+  for (size_t t = T; t-- > 0;) {
+    const float *before = states + t * row, *after = before + row;
+    const vf d = v_load(slopes + t * CK_LANES), u = v_load(us + t * CK_LANES);
+    vf through = {0}, below = {0}, omega = {0};
+    for (size_t n = 0; n < N; n++) {
+      for (size_t part = 0; part < 2 * CK_LANES; part += CK_LANES) {
+        const size_t j = n * 2 * CK_LANES + part;
+        const vf x = v_load(before + j), l = COEF(c) * d + v_load(lambda + j);
+        v_store(lambda + j, l);
+        v_store(D_COEF(c), d * v_load(after + j) + v_load(D_COEF(c)));
+        v_store(D_COEF(a), l * x + v_load(D_COEF(a)));
+        v_store(D_COEF(b), l * u + v_load(D_COEF(b)));
+        v_store(D_COEF(h), l * below + v_load(D_COEF(h)));
+        through = COEF(b) * l + through;
+        v_store(omegas + j, omega);
+        omega = COEF(v) * omega + COEF(m) * l;
+        below = COEF(l) * below + COEF(p) * x;
+        v_store(g + j, below);
+      }
+    }
+    v_store(du + t * CK_LANES, through);
+    vf above = {0}, from_above = {0};
+    for (size_t n = N; n-- > 0;) {
+      for (size_t part = 2 * CK_LANES; part > 0;) {
+        part -= CK_LANES;
+        const size_t j = n * 2 * CK_LANES + part;
+        const vf l = v_load(lambda + j), own = v_load(omegas + j), gamma = own + from_above;
+        v_store(D_COEF(m), l * above + v_load(D_COEF(m)));
+        v_store(D_COEF(v), own * above + v_load(D_COEF(v)));
+        above = COEF(v) * above + v_load(g + j);
+        if (j > 0) v_store(D_COEF(l), gamma * v_load(g + j - CK_LANES) + v_load(D_COEF(l)));
+        v_store(D_COEF(p), gamma * v_load(before + j) + v_load(D_COEF(p)));
+        from_above = COEF(l) * gamma + COEF(h) * l;
+        v_store(lambda + j, COEF(p) * gamma + COEF(a) * l);
+      }
+    }
+  }
+}
+
 CK_INLINE void backward(
     const ck_state_space_stretch *in, const float *x, const float *dy, ptrdiff_t dy_row, float *g, float *du,
     ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch, const int K) {
   const size_t N = in->states, T = in->steps, row = N * 2 * CK_LANES;
+  float *g_row = scratch + (STEPS + 1) * row, *omegas = g_row + row;
   float us[STEPS * CK_LANES], feedbacks[STEPS * CK_LANES], slopes[STEPS * CK_LANES], sums[STEPS * CK_LANES];
   for (size_t channel = 0; channel < in->channels; channel += CK_LANES) {
     const size_t lanes = in->channels - channel < CK_LANES ? in->channels - channel : CK_LANES;
@@ -170,7 +248,9 @@ CK_INLINE void backward(
       __builtin_prefetch(dy_at - STEPS * dy_row, 0, 2);
       vf u = v_load_lanes(u_at, lanes);
       vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, scratch + t * row, N, K) : v_all(0.0f);
-      step(table, scratch + t * row, scratch + (t + 1) * row, u, s, N, K);
+      if (K == CK_STATE_SPACE_SEMISEPARABLE)
+        step_semiseparable(table, scratch + t * row, scratch + (t + 1) * row, g_row, u, N);
+      else step(table, scratch + t * row, scratch + (t + 1) * row, u, s, N, K);
       v_store(us + t * CK_LANES, u);
       v_store(feedbacks + t * CK_LANES, s);
       v_store(slopes + t * CK_LANES, v_load_lanes(dy_at, lanes));
@@ -180,7 +260,9 @@ CK_INLINE void backward(
       size_t n = 0;
       for (; n + 2 <= N; n += 2) downwards_diagonal(table, scratch, us, slopes, lambda, d_block, sums, T, N, n, 2);
       if (n < N) downwards_diagonal(table, scratch, us, slopes, lambda, d_block, sums, T, N, n, 1);
-    } else downwards_rank_one(table, scratch, us, slopes, feedbacks, lambda, d_block, sums, T, N);
+    } else if (K == CK_STATE_SPACE_RANK_ONE)
+      downwards_rank_one(table, scratch, us, slopes, feedbacks, lambda, d_block, sums, T, N);
+    else downwards_semiseparable(table, scratch, us, slopes, lambda, d_block, sums, T, N, g_row, omegas);
 
     const vf skip = v_load_lanes(in->skip + channel, lanes);
     vf d_skip_sum = v_load_lanes(d_skip + channel, lanes);
@@ -195,9 +277,10 @@ CK_INLINE void backward(
   }
 }
 
-CK_LOOP void CK_NAME(ck_state_space_forward)(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row) {
-  if (in->columns == CK_STATE_SPACE_DIAGONAL) forward(in, x, y, y_row, CK_STATE_SPACE_DIAGONAL);
-  else forward(in, x, y, y_row, CK_STATE_SPACE_RANK_ONE);
+CK_LOOP void CK_NAME(ck_state_space_forward)(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, float *scratch) {
+  if (in->columns == CK_STATE_SPACE_DIAGONAL) forward(in, x, y, y_row, scratch, CK_STATE_SPACE_DIAGONAL);
+  else if (in->columns == CK_STATE_SPACE_RANK_ONE) forward(in, x, y, y_row, scratch, CK_STATE_SPACE_RANK_ONE);
+  else forward(in, x, y, y_row, scratch, CK_STATE_SPACE_SEMISEPARABLE);
 }
 
 CK_LOOP void CK_NAME(ck_state_space_backward)(
@@ -205,7 +288,9 @@ CK_LOOP void CK_NAME(ck_state_space_backward)(
     ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch) {
   if (in->columns == CK_STATE_SPACE_DIAGONAL)
     backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, CK_STATE_SPACE_DIAGONAL);
-  else backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, CK_STATE_SPACE_RANK_ONE);
+  else if (in->columns == CK_STATE_SPACE_RANK_ONE)
+    backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, CK_STATE_SPACE_RANK_ONE);
+  else backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, CK_STATE_SPACE_SEMISEPARABLE);
 }
 
 CK_LOOP void CK_NAME(ck_complex_scan_forward)(const float *a, const float *b, float *state, float *x, size_t steps, size_t lanes, ptrdiff_t plane, ptrdiff_t row) {
@@ -260,6 +345,10 @@ CK_LOOP void CK_NAME(ck_complex_scan_backward)(const float *a, const float *x, c
 #undef backward
 #undef downwards_diagonal
 #undef downwards_rank_one
+#undef step_semiseparable
+#undef downwards_semiseparable
 #undef AT
+#undef COEF
+#undef D_COEF
 #undef RE
 #undef IM

@@ -1,9 +1,12 @@
 import CKernels
 
 /// A time-invariant state space per channel, its transition diagonal or diagonal plus rank one (S4D, S4):
-/// `s = Re Σ_n w_n x_n`, `x ← a x + b u + f s`, `y = Re Σ_n c_n x_n + D u` with `N` complex states.
+/// `s = Re Σ_n w_n x_n`, `x ← a x + b u + f s`, `y = Re Σ_n c_n x_n + D u` with `N` complex states; or semiseparable, on
+/// `2N` real states j: `x_j ← a_j x_j + b_j u + h_j g_{j−1} + m_j w_{j+1}` where `g_j = p_j x_j + l_j g_{j−1}` and
+/// `w_j = g_j + v_j w_{j+1}` (LSSL).
 ///
-/// Legend: B batch, T time, C channels, N states, K = 6 or 10 numbers per state: a, b, c (f, w), each real and imaginary.
+/// Legend: B batch, T time, C channels, N states, K = 6, 10 or 16 numbers per state: a, b, c (f, w), each real and
+/// imaginary; or a, b, c, p, l, v, h, m, each of two real states.
 /// One task is one sequence and 256 of its channels. Kept for the backward are the states before every 16th step; the
 /// others are computed again.
 public struct StateSpaceScan {
@@ -17,12 +20,25 @@ public struct StateSpaceScan {
     /// `K` above.
     public let columns: Int
 
-    public init(batch: Int, time: Int, channels: Int, states: Int, hasRankOneTerm: Bool) {
+    public enum Transition: CaseIterable, Sendable {
+        case diagonal, diagonalPlusRankOne, semiseparable
+
+        /// `K` above.
+        public var columns: Int {
+            switch self {
+            case .diagonal: CK_STATE_SPACE_DIAGONAL
+            case .diagonalPlusRankOne: CK_STATE_SPACE_RANK_ONE
+            case .semiseparable: CK_STATE_SPACE_SEMISEPARABLE
+            }
+        }
+    }
+
+    public init(batch: Int, time: Int, channels: Int, states: Int, transition: Transition) {
         require(
             batch >= 1 && time >= 1 && channels >= 1 && states >= 1,
             "StateSpaceScan: batch \(batch), time \(time), channels \(channels), states \(states); expected at least 1")
         (self.batch, self.time, self.channels, self.states) = (batch, time, channels, states)
-        columns = hasRankOneTerm ? CK_STATE_SPACE_RANK_ONE : CK_STATE_SPACE_DIAGONAL
+        columns = transition.columns
     }
 
     private static let stretchLength = CK_STATE_SPACE_STEPS
@@ -62,14 +78,14 @@ public struct StateSpaceScan {
         threads.run(batch * groupCount) { task, worker in
             let (row, group) = (task / groupCount, ChannelBlocks.group(task % groupCount, channels: channels))
             let count = ChannelBlocks.floats(channels: group.count, width: 2 * states)
-            let x = threads.scratch(worker: worker, floats: count)
+            let x = threads.scratch(worker: worker, floats: count + 32 * states)
             let state = (row * channels + group.lowerBound) * 2 * states
             ChannelBlocks.pack(stateIn.map { $0 + state }, channels: group.count, width: 2 * states, into: x)
             for index in 0..<stretchCount {
                 if let checkpoints { checkpoint(checkpoints, row, index, group).update(from: x, count: count) }
                 let at = (row * time + index * Self.stretchLength) * channels + group.lowerBound
                 var stretch = self.stretch(index, u + at, table: table, skip: skip, group)
-                ck_state_space_forward(&stretch, x, y + at, channels)
+                ck_state_space_forward(&stretch, x, y + at, channels, x + count)
             }
             ChannelBlocks.unpack(x, channels: group.count, width: 2 * states, into: stateOut + state)
         }

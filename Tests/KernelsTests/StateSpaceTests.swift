@@ -5,10 +5,13 @@ import Testing
     /// B, T, C, N: one step, lengths off the stretches of 16, channels off the lanes and beyond one task.
     static let shapes = [(1, 1, 1, 1), (2, 16, 17, 3), (1, 63, 40, 8), (2, 37, 257, 2)]
 
-    @Test(arguments: shapes, [false, true])
-    func matchesTheDefinition(_ size: (b: Int, t: Int, c: Int, n: Int), hasRankOneTerm: Bool) {
+    @Test(arguments: shapes, StateSpaceScan.Transition.allCases)
+    func matchesTheDefinition(
+        _ size: (b: Int, t: Int, c: Int, n: Int), transition: StateSpaceScan.Transition
+    ) {
         let (b, t, c, n) = size
-        let scan = StateSpaceScan(batch: b, time: t, channels: c, states: n, hasRankOneTerm: hasRankOneTerm)
+        let scan = StateSpaceScan(batch: b, time: t, channels: c, states: n, transition: transition)
+        let hasRankOneTerm = transition == .diagonalPlusRankOne
         let k = scan.columns
         let u = randomFloats(b * t * c, seed: 1), table = randomFloats(c * n * k, seed: 2, scale: 0.4)
         let skip = randomFloats(c, seed: 3), state = randomFloats(b * c * n * 2, seed: 4)
@@ -18,6 +21,13 @@ import Testing
             for channel in 0..<c {
                 let (base, input) = ((row / t * c + channel) * n * 2, Double(u[row * c + channel]))
                 func entry(_ state: Int, _ column: Int) -> Double { Double(table[(channel * n + state) * k + column]) }
+                if transition == .semiseparable {
+                    expected[row * c + channel] =
+                        Double(skip[channel]) * input
+                        + Self.semiseparableStep(
+                            Array(table[channel * n * k..<(channel + 1) * n * k]), &x[base..<base + 2 * n], input)
+                    continue
+                }
                 var s = 0.0
                 if hasRankOneTerm {
                     for m in 0..<n { s += entry(m, 8) * x[base + 2 * m] - entry(m, 9) * x[base + 2 * m + 1] }
@@ -44,6 +54,23 @@ import Testing
             threads: twoPool)
         #expect(relativeError(y, expected) < 1e-6)
         #expect(relativeError(stateOut, x) < 1e-6)
+    }
+
+    /// Moves the states on, and returns `Σ c x`.
+    static func semiseparableStep(_ table: [Float], _ x: inout ArraySlice<Double>, _ u: Double) -> Double {
+        let count = x.count
+        func row(_ row: Int) -> [Double] { (0..<count).map { Double(table[$0 / 2 * 16 + 2 * row + $0 % 2]) } }
+        let (a, b, c, p, l, v, h, m) = (row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7))
+        var g = [Double](repeating: 0, count: count + 1), w = g  // g_{j−1} and w_j stand at j
+        let old = Array(x)
+        for j in 0..<count { g[j + 1] = p[j] * old[j] + l[j] * g[j] }
+        for j in (0..<count).reversed() { w[j] = g[j + 1] + v[j] * w[j + 1] }
+        var y = 0.0
+        for (j, index) in x.indices.enumerated() {
+            x[index] = a[j] * old[j] + b[j] * u + h[j] * g[j] + m[j] * w[j + 1]
+            y += c[j] * x[index]
+        }
+        return y
     }
 
     @Test(arguments: [(1, 1, 1), (2, 63, 17), (1, 100, 64), (2, 7, 100)])

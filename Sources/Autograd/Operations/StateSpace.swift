@@ -6,7 +6,7 @@ extension Tape {
     ///
     /// - Parameters:
     ///   - u: `[B·T, C]`.
-    ///   - table: `[C, N, K]`; K = 6 is a diagonal transition, K = 10 one plus rank one.
+    ///   - table: `[C, N, K]`; K says which transition it is of.
     ///   - skip: `D`, `C` elements.
     ///   - state: `[B, C·N·2]`; nil is zero.
     /// - Returns: `y [B·T, C]` and the state after the last step.
@@ -14,12 +14,13 @@ extension Tape {
         _ u: Variable, table: Variable, skip: ParameterUse, batch: Int, time: Int, state: Variable?
     ) -> (output: Variable, state: Variable) {
         let (channels, states, columns) = (table.shape[0], table.shape[1], table.shape[2])
-        let scan = StateSpaceScan(
-            batch: batch, time: time, channels: channels, states: states, hasRankOneTerm: columns == 10)
+        let transition = StateSpaceScan.Transition.allCases.first { $0.columns == columns }
         require(
-            u.shape == Shape(batch * time, channels) && scan.columns == columns && skip.shape.count == channels,
-            "stateSpace: u \(u.shape), table \(table.shape), skip \(skip.shape); expected [\(batch * time), C], [C, N, 6 or 10], [C]"
+            u.shape == Shape(batch * time, channels) && transition != nil && skip.shape.count == channels,
+            "stateSpace: u \(u.shape), table \(table.shape), skip \(skip.shape); expected [\(batch * time), C], [C, N, 6, 10 or 16], [C]"
         )
+        let scan = StateSpaceScan(
+            batch: batch, time: time, channels: channels, states: states, transition: transition!)
         let packed = context.tensor(Shape(scan.packedTableCount))
         scan.packTable(table.value.pointer, into: packed.pointer)
         let y = context.tensor(u.shape)

@@ -7,11 +7,16 @@
 // Lanes are channels, 16 of a block side by side. States are [blocks][N][2][16] (real, imaginary). Tables are
 // [blocks][N][K][16] with rows a, b, c and, with rank one, f, w, each real, imaginary: K = 6 or 10. Padding lanes are zero.
 // Sums over n run upwards, real and imaginary parts apart; sums over time run downwards.
+//
+// Semiseparable transitions (K = 16) have 2N real states j, two of which stand where the others have the parts of one:
+//   g_j = p_j x_j + l_j g_{j−1} upwards,  x_j ← a_j x_j + b_j u + h_j g_{j−1} + m_j w_{j+1},  w_j = g_j + v_j w_{j+1} downwards,
+//   y = Σ_j c_j x_j + D u;  rows a, b, c, p, l, v, h, m. The sum in y runs downwards.
 
 enum {
   CK_STATE_SPACE_STEPS = 16, ///< longest stretch of a backward call
   CK_STATE_SPACE_DIAGONAL = 6,
-  CK_STATE_SPACE_RANK_ONE = 10
+  CK_STATE_SPACE_RANK_ONE = 10,
+  CK_STATE_SPACE_SEMISEPARABLE = 16
 };
 
 /// One stretch of one sequence; `*_row` are distances between time steps in floats.
@@ -24,14 +29,14 @@ typedef struct {
   ptrdiff_t u_row;
 } ck_state_space_stretch;
 
-/// `x`: the state, on entry and exit.
-void ck_state_space_forward(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row);
+/// `x`: the state, on entry and exit. `scratch`: 32·N floats, which only a semiseparable transition needs.
+void ck_state_space_forward(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, float *scratch);
 /// `x`: the state before the stretch. `g`: dL/d(state), after it on entry, before it on exit. `d_table` and `d_skip` are
 /// added to.
 void ck_state_space_backward(
     const ck_state_space_stretch *in, const float *x, const float *dy, ptrdiff_t dy_row, float *g, float *du,
     ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch);
-/// Floats of `scratch` for N states.
+/// Floats of a backward pass's `scratch` for N states.
 size_t ck_state_space_scratch(size_t states);
 
 // --- One state for all channels: x_t = a x_{t−1} + b_t over lanes, real and imaginary parts in planes.

@@ -63,6 +63,7 @@ public enum SequenceMixers {
         LinearAttentionMixer.self,
         LMUMixer.self,
         LRUMixer.self,
+        LSSLMixer.self,
         LSTMMixer.self,
         MambaMixer.self,
         Mamba2Mixer.self,
