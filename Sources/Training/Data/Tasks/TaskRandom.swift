@@ -22,7 +22,7 @@ public struct TaskRandom: Sendable {
     }
 
     /// Uniform in `0..<bound`, but for a bias below `bound / 2³²`.
-    public mutating func below(_ bound: Int) -> Int { Int(UInt64(next()) * UInt64(bound) >> 32) }
+    public mutating func below(_ bound: Int) -> Int { Int((UInt64(next()) * UInt64(bound)) >> 32) }
 
     /// Uniform in `[0, 1)`, 32 bits.
     public mutating func uniform() -> Double { Double(next()) / 0x1p32 }
