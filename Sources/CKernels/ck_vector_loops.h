@@ -270,6 +270,19 @@ CK_LOOP void CK_NAME(ck_cross_entropy)(float *loss, float *logits, size_t ld, co
     }
   }
 }
+CK_LOOP void CK_NAME(ck_top_one)(int32_t *hits, const float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n) {
+  for (size_t r = 0; r < rows; r++, logits += ld) {
+    hits[r] = 0;
+    if (targets[r] < 0) continue;
+    size_t target = (size_t)targets[r];
+    float chosen = logits[target];
+    // Negated comparisons: a NaN anywhere is no hit.
+    uint32_t better = !(chosen <= chosen);
+    for (size_t i = 0; i < target; i++) better += !(logits[i] < chosen);
+    for (size_t i = target + 1; i < n; i++) better += !(logits[i] <= chosen);
+    hits[r] = better == 0;
+  }
+}
 
 // ---- rotary position embedding
 CK_LOOP void CK_NAME(ck_rotate_half)(float *y, const float *x, const float *cosine, const float *sine, size_t heads, size_t half, float direction) {

@@ -20,14 +20,30 @@ public enum CrossEntropy {
         run(logits, targets, losses, rows, classes, scale, gradient: true, threads)
     }
 
+    /// `hits[r]`: 1 where the target's logit is the row's largest (the first of equals), 0 elsewhere, in ignored rows,
+    /// and in rows with a NaN.
+    public static func hits(
+        _ logits: UnsafePointer<Float>, targets: UnsafePointer<Int32>, into hits: UnsafeMutablePointer<Int32>,
+        rows: Int, classes: Int, threads: ThreadPool
+    ) {
+        check(targets, rows, classes)
+        threads.forEachRowPanel(of: rows, width: classes) { row, count in
+            ck_top_one(hits + row, logits + row * classes, classes, targets + row, count, classes)
+        }
+    }
+
+    private static func check(_ targets: UnsafePointer<Int32>, _ rows: Int, _ classes: Int) {
+        for r in 0..<rows {
+            require(targets[r] < classes, "CrossEntropy: target \(targets[r]) in row \(r); expected below \(classes)")
+        }
+    }
+
     private static func run(
         _ logits: UnsafeMutablePointer<Float>, _ targets: UnsafePointer<Int32>,
         _ losses: UnsafeMutablePointer<Float>, _ rows: Int, _ classes: Int, _ scale: Float, gradient: Bool,
         _ threads: ThreadPool
     ) {
-        for r in 0..<rows {
-            require(targets[r] < classes, "CrossEntropy: target \(targets[r]) in row \(r); expected below \(classes)")
-        }
+        check(targets, rows, classes)
         threads.forEachRowPanel(of: rows, width: classes) { row, count in
             ck_cross_entropy(
                 losses + row, logits + row * classes, classes, targets + row, count, classes, scale, gradient ? 1 : 0)

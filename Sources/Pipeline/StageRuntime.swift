@@ -173,6 +173,9 @@ public final class StageRuntime {
         return losses.reduce(0) { $0 + ($1?.total ?? 0) }
     }
 
+    /// Counted targets of the batch that have the largest logit, in evaluation; 0 on ranks without the head.
+    public var hitTotal: Int { losses.reduce(0) { $0 + ($1?.hitCount ?? 0) } }
+
     /// Ends the batch: state for the next one moves in, and nothing may be left over.
     public func finish() {
         require(

@@ -29,6 +29,28 @@ import Testing
         }
     }
 
+    @Test(arguments: awkwardSizes)
+    func hitsAreArgMaxes(classes: Int) {
+        let rows = 40
+        // Few different values, so that many rows have several largest ones.
+        let logits = randomFloats(rows * classes, seed: 3, scale: 2).map { $0.rounded() }
+        func argMax(_ r: Int) -> Int32 {
+            let row = logits[r * classes..<(r + 1) * classes]
+            return Int32(row.firstIndex(of: row.max()!)! - r * classes)
+        }
+        let targets = (0..<rows).map { $0 % 5 == 2 ? -1 : $0 % 2 == 0 ? argMax($0) : Int32($0 * 37 % classes) }
+        var hits = [Int32](repeating: 7, count: rows)
+        CrossEntropy.hits(logits, targets: targets, into: &hits, rows: rows, classes: classes, threads: twoPool)
+        #expect(hits == (0..<rows).map { targets[$0] == argMax($0) ? 1 : 0 })
+    }
+
+    @Test(arguments: [0, 1, 2]) func nanIsNoHit(place: Int) {
+        var logits: [Float] = [0, 1, 0], hits: [Int32] = [7]
+        logits[place] = .nan
+        CrossEntropy.hits(logits, targets: [1], into: &hits, rows: 1, classes: 3, threads: onePool)
+        #expect(hits == [0])
+    }
+
     @Test func nanReachesLossAndGradient() {
         var logits: [Float] = [0, .nan, 1], losses = zeros(1)
         CrossEntropy.lossesAndGradient(

@@ -112,6 +112,27 @@ import Training
         #expect(abs(cut - reference) < 1e-5 * reference)
     }
 
+    /// Every token has one prediction: asked for each symbol in turn, evaluation hits each token once. On any ranks.
+    @Test func evaluationCountsHits() throws {
+        func hits(_ ranks: Int) throws -> [Int] {
+            let fixture = RunFixture(
+                model: RunFixture.hybrid, parallel: ["micro_batches": "4", "chunks": "2", "threads": "1"])
+            return try InProcessWorld.run(size: ranks, timeout: 60) { communicator in
+                let session = try fixture.session(communicator)
+                let some = fixture.tokens(step: 1)
+                return try (0..<RunFixture.vocabulary).map { symbol in
+                    let batch = TokenBatch(
+                        rows: some.rows, time: some.time, inputs: some.inputs,
+                        targets: some.targets.map { $0 < 0 ? -1 : Int32(symbol) }, restarts: some.restarts)
+                    return try session.evaluate([batch], isStream: false).hits
+                }
+            }[ranks - 1]
+        }
+        let reference = try hits(1)
+        #expect(reference.reduce(0, +) == RunFixture(model: RunFixture.hybrid).tokens(step: 1).targetCount)
+        for ranks in 2...3 { #expect(try hits(ranks) == reference) }
+    }
+
     // MARK: Buffers
 
     /// After warm-up a step asks the system for nothing, and leaves nothing behind.

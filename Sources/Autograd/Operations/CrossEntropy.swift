@@ -6,14 +6,17 @@ import Tensors
 public final class LossSum {
     /// Sum over counted tokens of −log p(target), in nats; rows added in order, in Double.
     public private(set) var total: Double?
+    /// Counted tokens whose target has the largest logit; not looked at on a recording tape.
+    public private(set) var hitCount = 0
     private var observers: [() -> Void] = []
 
     public func whenComputed(_ body: @escaping () -> Void) {
         if total != nil { body() } else { observers.append(body) }
     }
 
-    func complete(_ total: Double) {
+    func complete(_ total: Double, hitCount: Int) {
         self.total = total
+        self.hitCount = hitCount
         for observer in observers { observer() }
         observers.removeAll()
     }
@@ -45,28 +48,27 @@ extension Tape {
         let kept = Array(UnsafeBufferPointer(start: targets, count: x.value.rows))
         if isRecording {
             recordRaw {
-                result.complete(
-                    self.crossEntropyBlocks(
-                        x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: true))
+                self.crossEntropyBlocks(
+                    x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: true, into: result)
             }
         } else {
-            result.complete(
-                crossEntropyBlocks(
-                    x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: false))
+            crossEntropyBlocks(
+                x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: false, into: result)
         }
         return result
     }
 
     private func crossEntropyBlocks(
         _ x: Variable, _ targets: [Int32], weight: ParameterUse, bias: ParameterUse?, scale: Float, logits: Tensor?,
-        withGradient: Bool
-    ) -> Double {
+        withGradient: Bool, into result: LossSum
+    ) {
         let (rows, width, vocabulary) = (x.value.rows, x.value.width, weight.shape[0])
         let blockRows = Tape.crossEntropyBlockRows(rows: rows, vocabulary: vocabulary)
         let block = context.tensor(Shape(blockRows, vocabulary))
         let rowLoss = context.tensor(Shape(blockRows))
         let dx = withGradient && x.needsGradient ? x.writableGradient(context) : nil
-        var total = 0.0
+        var (total, hitCount) = (0.0, 0)
+        var hits = [Int32](repeating: 0, count: withGradient ? 0 : blockRows)
         targets.withUnsafeBufferPointer { targets in
             for first in stride(from: 0, to: rows, by: blockRows) {
                 let count = min(blockRows, rows - first)
@@ -87,6 +89,9 @@ extension Tape {
                     CrossEntropy.losses(
                         block.pointer, targets: target, into: rowLoss.pointer, rows: count, classes: vocabulary,
                         threads: threads)
+                    CrossEntropy.hits(
+                        block.pointer, targets: target, into: &hits, rows: count, classes: vocabulary, threads: threads)
+                    hitCount += Int(hits.prefix(count).reduce(0, +))
                 }
                 for row in 0..<count { total += Double(rowLoss.pointer[row]) }
                 guard withGradient else { continue }
@@ -104,6 +109,6 @@ extension Tape {
                 }
             }
         }
-        return total
+        result.complete(total, hitCount: hitCount)
     }
 }

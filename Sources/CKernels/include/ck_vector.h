@@ -101,6 +101,8 @@ void ck_log_sum_exp(float *out, const float *x, size_t rows, size_t n);
 /// loss[r] = log Σ e^x − x[target], in nats; 0 where target < 0. With gradient ≠ 0 the logits become
 /// (softmax − onehot)·scale, or 0 in ignored rows.
 void ck_cross_entropy(float *loss, float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n, float scale, int gradient);
+/// hits[r] = 1 where the target's logit is the largest of its row, the first of equals; 0 elsewhere and where target < 0.
+void ck_top_one(int32_t *hits, const float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n);
 
 // Rotary position embedding of one token.
 /// (a, b) → (a·cos − b·sin, b·cos + a·sin) for pairs (i, i + half) of each head; direction −1 rotates back. y may be x.

@@ -4,34 +4,64 @@ import Pipeline
 /// and covers of the other splits.
 public final class DataSet {
     public let vocabulary: Vocabulary
-    private let corpus: Corpus
-    private let configuration: DataConfiguration
-    private let sampler: BatchSampler
-
     /// Whether batches continue each other, so that recurrent state is handed on.
-    public var isStream: Bool { configuration.sampling == .stream }
+    public let isStream: Bool
+    private let batches: Batches
+
+    private enum Batches {
+        case corpus(Corpus, DataConfiguration, BatchSampler)
+        case task(TaskSampler)
+    }
+
+    public convenience init(_ source: DataSource, seed: UInt64) throws(DataError) {
+        switch source {
+        case .files(let configuration): try self.init(configuration, seed: seed)
+        case .task(let configuration): self.init(configuration, seed: seed)
+        }
+    }
 
     /// Reads the files. - Throws: `DataError`.
     public init(_ configuration: DataConfiguration, seed: UInt64) throws(DataError) {
-        corpus = try Corpus(configuration)
-        sampler = try BatchSampler(corpus, configuration, seed: seed)
+        let corpus = try Corpus(configuration)
+        batches = .corpus(corpus, configuration, try BatchSampler(corpus, configuration, seed: seed))
         vocabulary = corpus.vocabulary
-        self.configuration = configuration
+        isStream = configuration.sampling == .stream
+    }
+
+    public init(_ configuration: TaskConfiguration, seed: UInt64) {
+        batches = .task(TaskSampler(configuration, seed: seed))
+        vocabulary = .tokens(configuration.task.vocabularySize)
+        isStream = false
     }
 
     /// - Parameter step: counted from 1.
-    public func trainingBatch(step: Int) -> TokenBatch { tokenBatch(sampler.batch(step: step - 1)) }
+    public func trainingBatch(step: Int) -> TokenBatch {
+        switch batches {
+        case .corpus(_, _, let sampler): Self.tokenBatch(sampler.batch(step: step - 1))
+        case .task(let sampler): Self.tokenBatch(sampler.batch(.train, step - 1))
+        }
+    }
 
     /// The first `limit` batches of the split's cover; all of them when nil.
     /// - Throws: when the split is absent or too short.
     public func evaluationBatches(
         split: Corpus.Split, limit: Int? = nil
     ) throws(DataError) -> some Sequence<TokenBatch> {
-        let batches = try EvaluationBatches(corpus, split, configuration, limit: limit)
-        return (0..<batches.count).lazy.map { [self] in tokenBatch(batches.batch($0)) }
+        let count: Int
+        let batch: (Int) -> Batch
+        switch batches {
+        case .corpus(let corpus, let configuration, _):
+            let cover = try EvaluationBatches(corpus, split, configuration, limit: limit)
+            count = cover.count
+            batch = { cover.batch($0) }
+        case .task(let sampler):
+            count = min(sampler.evaluationBatchCount, limit ?? .max)
+            batch = { sampler.batch(split, $0) }
+        }
+        return (0..<count).lazy.map { Self.tokenBatch(batch($0)) }
     }
 
-    private func tokenBatch(_ batch: Batch) -> TokenBatch {
+    private static func tokenBatch(_ batch: Batch) -> TokenBatch {
         TokenBatch(
             rows: batch.size, time: batch.length, inputs: batch.inputs, targets: batch.targets,
             restarts: Array(repeating: batch.resetsCarry, count: batch.size))

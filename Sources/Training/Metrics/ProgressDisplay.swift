@@ -6,6 +6,8 @@ public struct ProgressReport: Sendable {
     /// Nats per token.
     public var loss: Double
     public var validationLoss: Double?
+    /// Share of counted tokens that are predicted right.
+    public var validationAccuracy: Double?
     public var learningRate: Double
     public var gradientNorm: Double
     public var tokensPerSecond: Double
@@ -40,6 +42,7 @@ public final class ProgressDisplay {
         }
         line += String(format: "  loss %.4f", report.loss)
         if let validation = report.validationLoss { line += String(format: "  valid %.4f", validation) }
+        if let accuracy = report.validationAccuracy { line += String(format: "  right %.2f %%", 100 * accuracy) }
         line += String(
             format: "  lr %.2e  norm %.2f  %.0f tokens/s  bubble %.1f %%  left ", report.learningRate,
             report.gradientNorm, report.tokensPerSecond, 100 * report.bubble)

@@ -49,17 +49,17 @@ public final class Job {
     private func makeModel(dataVocabularySize: Int?, readsData: Bool) throws -> Model {
         let model = try Model(modelReader, dataVocabularySize: dataVocabularySize)
         // Data that are not needed are still checked for unknown keys.
-        if !readsData, root.has("data") { _ = try dataConfiguration() }
+        if !readsData, root.has("data") { _ = try dataSource() }
         try root.finish()
         return model
     }
 
     private func loadData() throws -> DataSet {
-        try DataSet(dataConfiguration(), seed: run.seed)
+        try DataSet(dataSource(), seed: run.seed)
     }
 
-    private func dataConfiguration() throws -> DataConfiguration {
-        try DataConfiguration(
+    private func dataSource() throws -> DataSource {
+        try DataSource(
             dataReader, directory: directory, batchSize: run.train.batchSize, sequenceLength: run.train.sequenceLength)
     }
 
@@ -141,12 +141,11 @@ public final class Job {
         return try loop.train()
     }
 
-    public func evaluate(checkpoint: String?, split: Corpus.Split) throws -> (loss: Double, tokens: Int, step: Int) {
+    public func evaluate(checkpoint: String?, split: Corpus.Split) throws -> (result: Session.Evaluation, step: Int) {
         let (session, data) = try open()
         let step = try loadCheckpoint(checkpoint, session, data)
         let batches = try Collective.agree(communicator) { try data.evaluationBatches(split: split) }
-        let (loss, tokens) = try session.evaluate(batches, isStream: data.isStream)
-        return (loss / Double(max(1, tokens)), tokens, step)
+        return (try session.evaluate(batches, isStream: data.isStream), step)
     }
 
     public func generate(

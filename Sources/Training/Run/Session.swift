@@ -57,6 +57,21 @@ public final class Session {
         public var stopRequested: Bool
     }
 
+    /// What came of an evaluation; the same on every rank.
+    public struct Evaluation: Sendable, Equatable {
+        /// Sum over counted tokens, in nats.
+        public var loss: Double
+        /// Counted tokens whose target has the largest logit.
+        public var hits: Int
+        /// Counted tokens.
+        public var tokens: Int
+
+        /// Nats per counted token.
+        public var meanLoss: Double { loss / Double(max(1, tokens)) }
+        /// Share of hits.
+        public var accuracy: Double { Double(hits) / Double(max(1, tokens)) }
+    }
+
     /// Collective: every rank passes the same configuration and model.
     ///
     /// - Parameter timings: a profile to cut by; nil cuts by FLOPs.
@@ -170,9 +185,8 @@ public final class Session {
         return result
     }
 
-    /// Sum of token losses and number of tokens over `batches`, without touching parameters or the
-    /// state of the training streams. Collective.
-    public func evaluate(_ batches: some Sequence<TokenBatch>, isStream: Bool) throws -> (loss: Double, tokens: Int) {
+    /// Loss and hits over `batches`, without touching parameters or the state of the training streams. Collective.
+    public func evaluate(_ batches: some Sequence<TokenBatch>, isStream: Bool) throws -> Evaluation {
         let saved = runtime.batchCarry
         let keeps = runtime.keepsCarryAcrossBatches
         runtime.keepsCarryAcrossBatches = isStream
@@ -181,7 +195,7 @@ public final class Session {
             runtime.keepsCarryAcrossBatches = keeps
             runtime.restoreBatchCarry(saved)
         }
-        var (loss, tokens) = (0.0, 0)
+        var (loss, hits, tokens) = (0.0, 0, 0)
         for batch in batches {
             let cut = BatchCut(
                 rows: batch.rows, time: batch.time, microBatchCount: plan.cut.totalMicroBatchCount,
@@ -189,10 +203,13 @@ public final class Session {
             runtime.begin(batch: batch, cut: cut, step: 0, isTraining: false, lossScale: 0)
             scheduleBytesSent += try evaluator.run(runtime).bytesSent
             loss += runtime.lossTotal ?? 0
+            hits += runtime.hitTotal
             tokens += batch.targetCount
             runtime.finish()
         }
-        return (try communicator.sum(loss), tokens)
+        // A count below 2⁵³ is exact in Double, so its sum is the same for any number of ranks.
+        return Evaluation(
+            loss: try communicator.sum(loss), hits: Int(try communicator.sum(Double(hits))), tokens: tokens)
     }
 
     /// What must be added over ranks once per step. Every entry has one contributor per replica, so the sum is

@@ -21,7 +21,7 @@ public final class TrainingLoop {
     public struct Outcome: Sendable {
         public var steps: Int
         public var trainingLoss: Double
-        public var validationLoss: Double?
+        public var validation: Session.Evaluation?
         public var checkpoint: String?
         public var samples: [String] = []
     }
@@ -81,12 +81,10 @@ public final class TrainingLoop {
             if reports { window.bubble = try Self.bubble(window.timing, session.communicator) }
 
             if validates {
-                let (loss, tokens) = try session.evaluate(
-                    validation(), isStream: data.isStream)
-                outcome.validationLoss = loss / Double(max(1, tokens))
+                outcome.validation = try session.evaluate(validation(), isStream: data.isStream)
             }
             if isReporter {
-                try show(result, step, rate, window, validates ? outcome.validationLoss : nil, isMilestone: reports)
+                try show(result, step, rate, window, validates ? outcome.validation : nil, isMilestone: reports)
             }
             if reports { window = Window() }
 
@@ -126,14 +124,15 @@ public final class TrainingLoop {
     }
 
     private func show(
-        _ result: Session.StepResult, _ step: Int, _ rate: Double, _ window: Window, _ validation: Double?,
+        _ result: Session.StepResult, _ step: Int, _ rate: Double, _ window: Window, _ validation: Session.Evaluation?,
         isMilestone: Bool
     ) throws {
         let tokensPerSecond = Double(window.tokens) / window.seconds
         let bubble = window.bubble
         display.show(
             ProgressReport(
-                step: step, stepCount: run.train.steps, loss: result.loss, validationLoss: validation,
+                step: step, stepCount: run.train.steps, loss: result.loss, validationLoss: validation?.meanLoss,
+                validationAccuracy: validation?.accuracy,
                 learningRate: rate, gradientNorm: result.gradientNorm, tokensPerSecond: tokensPerSecond,
                 bubble: bubble, secondsLeft: Double(run.train.steps - step) * window.seconds / Double(window.steps)),
             isMilestone: isMilestone)
@@ -143,7 +142,10 @@ public final class TrainingLoop {
             .init("seconds", .double(result.seconds)),
         ]
         if isMilestone { fields.append(.init("bubble", .double(bubble))) }
-        if let validation { fields.append(.init("validation_loss", .double(validation))) }
+        if let validation {
+            fields.append(.init("validation_loss", .double(validation.meanLoss)))
+            fields.append(.init("validation_accuracy", .double(validation.accuracy)))
+        }
         try metrics?.append(fields)
     }
 

@@ -5,7 +5,7 @@ import Training
 
 struct Evaluate: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "eval", abstract: "Loss of a checkpoint on the validation or test split.")
+        commandName: "eval", abstract: "Loss and accuracy of a checkpoint on the validation or test split.")
     @OptionGroup var job: JobOptions
     @Option(help: "Checkpoint directory; default: the latest of checkpoint.directory.")
     var checkpoint: String?
@@ -21,13 +21,14 @@ struct Evaluate: ParsableCommand {
     func run() throws {
         let (checkpoint, split) = (checkpoint, Corpus.Split(rawValue: split)!)
         try job.run { job in
-            let result = try job.evaluate(checkpoint: checkpoint, split: split)
+            let (result, step) = try job.evaluate(checkpoint: checkpoint, split: split)
             guard job.communicator.rank == 0 else { return }
             print(
                 String(
-                    format: "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %d tokens",
-                    split.rawValue,
-                    result.step, result.loss, exp(result.loss), result.loss / log(2), result.tokens))
+                    format:
+                        "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %.2f %% right, %d tokens",
+                    split.rawValue, step, result.meanLoss, exp(result.meanLoss), result.meanLoss / log(2),
+                    100 * result.accuracy, result.tokens))
         }
     }
 }
