@@ -11,6 +11,8 @@ public struct StageCost: Hashable, Sendable {
     public var outputBytes: Int
     /// Intermediate results kept by a recorded forward until the weight gradient; bytes.
     public var activationBytes: Int
+    /// Gradients kept from the input gradient until the weight gradient; bytes.
+    public var gradientBytes: Int
     /// What an unrecorded forward keeps for its recompute (stage input and carry); bytes.
     public var inputBytes: Int
     /// Seconds to sum the stage's gradients over replicas, once per step, beside other work.
@@ -19,7 +21,8 @@ public struct StageCost: Hashable, Sendable {
     /// - Parameter recompute: nil means as long as `forward`.
     public init(
         forward: Double, inputGradient: Double, weightGradient: Double, recompute: Double? = nil,
-        outputBytes: Int = 0, activationBytes: Int = 0, inputBytes: Int = 0, reduceReplicas: Double = 0
+        outputBytes: Int = 0, activationBytes: Int = 0, gradientBytes: Int = 0, inputBytes: Int = 0,
+        reduceReplicas: Double = 0
     ) {
         self.forward = forward
         self.inputGradient = inputGradient
@@ -27,6 +30,7 @@ public struct StageCost: Hashable, Sendable {
         self.recompute = recompute ?? forward
         self.outputBytes = outputBytes
         self.activationBytes = activationBytes
+        self.gradientBytes = gradientBytes
         self.inputBytes = inputBytes
         self.reduceReplicas = reduceReplicas
     }
@@ -41,7 +45,8 @@ public struct StageCost: Hashable, Sendable {
         self.init(
             forward: sum(\.forward), inputGradient: sum(\.inputGradient), weightGradient: sum(\.weightGradient),
             recompute: sum(\.recompute), outputBytes: layers.last!.outputBytes,
-            activationBytes: layers.reduce(0) { $0 + $1.activationBytes }, inputBytes: layers[0].inputBytes,
+            activationBytes: layers.reduce(0) { $0 + $1.activationBytes },
+            gradientBytes: layers.reduce(0) { $0 + $1.gradientBytes }, inputBytes: layers[0].inputBytes,
             reduceReplicas: sum(\.reduceReplicas))
     }
 }

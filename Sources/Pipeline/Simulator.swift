@@ -227,7 +227,12 @@ struct SimulatorClock {
             liveUnits[rank] += 1
             // What is recomputed includes the input, no longer kept apart.
             liveBytes[rank] += stage.activationBytes - stage.inputBytes
-        case .weightGradient, .backward:
+        case .inputGradient: liveBytes[rank] += stage.gradientBytes
+        case .weightGradient:
+            liveUnits[rank] -= 1
+            liveBytes[rank] -= stage.activationBytes + stage.gradientBytes
+        case .backward:
+            usage[rank].peakBytes = max(usage[rank].peakBytes, liveBytes[rank] + stage.gradientBytes)
             liveUnits[rank] -= 1
             liveBytes[rank] -= stage.activationBytes
         default: break

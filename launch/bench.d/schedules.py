@@ -14,9 +14,10 @@ import subprocess
 from compare import ROOT, median, seqtrain
 
 MODELS = ["pipeline_lstm", "llama", "pipeline_hybrid"]
-SCHEDULES = [
-    ("gpipe", 1), ("1f1b", 1), ("interleaved", 1), ("breadth_first", 1), ("zb_h1", 1), ("zb_h2", 1), ("zb_v", 1),
-    ("v_half", 1), ("v_min", 1), ("dualpipe_v", 1), ("gpipe", 4), ("1f1b", 4), ("zb_h1", 4)]
+# Schedule, micro-batches, chunks. Few micro-batches are where chunks pay.
+SCHEDULES = [(name, 8, 1) for name in [
+    "gpipe", "1f1b", "interleaved", "breadth_first", "zb_h1", "zb_h2", "zb_v", "v_half", "v_min", "dualpipe_v"]]
+SCHEDULES += [(name, m, k) for m, k in [(8, 4), (2, 1), (2, 4)] for name in ["1f1b", "zb_h1"]]
 
 
 def torch_pipeline(python, ranks, schedule):
@@ -34,17 +35,17 @@ def main():
 
     for model in options.models or MODELS:
         print(f"{model + ', 2 ranks':<28}{'tok/s':>8}{'bubble':>9}{'predicted':>11}{'simulated/measured':>20}{'peak MiB':>10}{'planned':>9}")
-        rows = {(None, 1): []} | {key: [] for key in SCHEDULES}
+        rows = {(None, 8, 1): []} | {key: [] for key in SCHEDULES}
         for _ in range(options.rounds):
-            for (schedule, chunks), runs in rows.items():
-                layout = [f"parallel.chunks={chunks}", "parallel.micro_batches=8"]
+            for (schedule, micro_batches, chunks), runs in rows.items():
+                layout = [f"parallel.chunks={chunks}", f"parallel.micro_batches={micro_batches}"]
                 if schedule:
                     layout.append(f"parallel.schedule={schedule}")
                 runs.append(seqtrain(model, *layout, ranks=2 if schedule else 1, steps=3))
-        for (schedule, chunks), runs in rows.items():
+        for (schedule, micro_batches, chunks), runs in rows.items():
             def figure(name):
                 return median([run[name] for run in runs])
-            label = f"{schedule}, k = {chunks}" if schedule else "1 rank"
+            label = f"{schedule}, m = {micro_batches}, k = {chunks}" if schedule else "1 rank"
             ratio = median([run["pipeline_seconds_simulated"] / run["pipeline_seconds_measured"] for run in runs])
             print(
                 f"{label:<28}{figure('tokens_per_second'):>8.0f}{figure('bubble_fraction_measured'):>9.1%}"

@@ -98,6 +98,8 @@ struct UnitEstimate {
         return StageCost(
             forward: sum(\.forward), inputGradient: sum(\.inputGradient), weightGradient: sum(\.weightGradient),
             outputBytes: layers.upperBound == inputBytes.count ? 0 : inputBytes[layers.upperBound],
-            activationBytes: layers.reduce(0) { $0 + activationBytes[$1] }, inputBytes: inputBytes[layers.lowerBound])
+            activationBytes: layers.reduce(0) { $0 + activationBytes[$1] },
+            // The gradients that weight gradients wait for are those of products, some of what is kept.
+            gradientBytes: layers.reduce(0) { $0 + activationBytes[$1] } / 2, inputBytes: inputBytes[layers.lowerBound])
     }
 }
