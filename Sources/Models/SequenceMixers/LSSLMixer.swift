@@ -45,8 +45,8 @@ public final class LSSLMixer: SequenceMixer {
         let start = TransitionState.legS(size: count)
         if learning > 0 {
             let copies = learning == 1 ? 1 : width
-            for (name, field) in TransitionState.fields {
-                let values = start.map { Float($0[keyPath: field]) }
+            for (index, name) in TransitionState.names.enumerated() {
+                let values = start.map { Float($0.values[index]) }
                 sources.append(
                     builder.tensor(
                         "mixer.transition.\(name)", copies == 1 ? Shape(count) : Shape(copies, count),
@@ -102,9 +102,9 @@ public final class LSSLMixer: SequenceMixer {
 private struct TransitionState {
     var dl = 0.0, d = 0.0, du = 0.0, pl = 0.0, pr = 0.0, c = 0.0, b = 0.0
 
-    nonisolated(unsafe) static let fields: [(name: String, path: WritableKeyPath<Self, Double>)] = [
-        ("dl", \.dl), ("d", \.d), ("du", \.du), ("pl", \.pl), ("pr", \.pr), ("c", \.c), ("b", \.b),
-    ]
+    static let names = ["dl", "d", "du", "pl", "pr", "c", "b"]
+    /// In the order of `names`.
+    var values: [Double] { [dl, d, du, pl, pr, c, b] }
 
     static func legS(size: Int) -> [Self] {
         (0..<size).map { n in
@@ -121,7 +121,7 @@ extension TransitionState {
     }
 
     func add(to sums: ArraySlice<UnsafeMutablePointer<Float>>, at index: Int) {
-        for (sum, value) in zip(sums, [dl, d, du, pl, pr, c, b]) { sum[index] += Float(value) }
+        for (sum, value) in zip(sums, values) { sum[index] += Float(value) }
     }
 }
 
