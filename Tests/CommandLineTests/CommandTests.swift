@@ -60,6 +60,35 @@ import Testing
         #expect(plan.contains("predicted bubble"))
     }
 
+    /// A plan file and `parallel: auto` choose what the result does not show.
+    @Test func plansAreFoundAndFollowed() throws {
+        let space = try Workspace()
+        let file = space.path + "/plan.yaml"
+        let text = try space.run("plan", ["--ranks", "3", "--memory", "1GiB", "--out", file]).output
+        #expect(text.contains("best layouts on 3 ranks"))
+        // The file fixes micro-batches and chunks, which do show: one rank takes the same.
+        let plan = try String(contentsOfFile: file, encoding: .utf8)
+        let cut = plan.split(separator: "\n").map { $0.trimmingCharacters(in: .whitespaces) }
+            .filter { $0.hasPrefix("micro_batches:") || $0.hasPrefix("chunks:") }
+            .map { "parallel." + $0.replacingOccurrences(of: ": ", with: "=") }
+        #expect(cut.count == 2)
+        try space.run(
+            "probe",
+            [
+                "--plan", file, "parallel.replicas=1", "parallel.stages=auto", "parallel.partition=auto",
+                "--local-ranks", "3", "--out", space.path + "/planned",
+            ])
+        try space.run("probe", cut + ["--out", space.path + "/alone"])
+        #expect(try space.bytes("planned") == space.bytes("alone"))
+        for ranks in ["2", "3"] {
+            try space.run("probe", ["parallel.auto=true", "--local-ranks", ranks, "--out", space.path + "/auto"])
+        }
+        try space.run("probe", ["--out", space.path + "/reference"])
+        #expect(try space.bytes("auto") == space.bytes("reference"))
+        let little = try Binary.run(["plan", space.path + "/config.yaml", "--ranks", "2", "--memory", "10KiB"])
+        #expect(little.status == 2 && little.errorOutput.contains("memory_limit 10.0 KiB"), "\(little.errorOutput)")
+    }
+
     @Test func bench() throws {
         let space = try Workspace()
         let output = try space.run("bench", ["--json", "--steps", "4", "--warmup", "2", "--local-ranks", "2"]).output
@@ -88,7 +117,7 @@ import Testing
         #expect(files.count >= 8)
         for file in files {
             let result = try Binary.run(
-                ["plan", "\(root)/\(file)", "model.vocabulary_size=20000", "--ranks", "2"],
+                ["plan", "\(root)/\(file)", "model.vocabulary_size=20000", "--ranks", "2", "--as-configured"],
                 directory: Binary.packageRoot)
             #expect(result.status == 0, "\(file): \(result.errorOutput)")
         }

@@ -1,4 +1,5 @@
 import Foundation
+import Pipeline
 import TestSupport
 import Testing
 
@@ -33,6 +34,19 @@ import Testing
         for schedule in ["1f1b", "gpipe"] {
             try space.run("probe", ["parallel.schedule=\(schedule)", "--out", space.path + "/mpi"], ranks: ranks)
             #expect(try space.bytes("mpi") == space.bytes("reference"), "\(schedule)")
+        }
+    }
+
+    /// A sample of every schedule between real processes; the grid of sizes runs in process (`ScheduleInvarianceTests`).
+    @Test(.enabled(if: Binary.mpirun != nil)) func everyScheduleUnderMPI() throws {
+        let space = try Workspace()
+        for (number, name) in ScheduleCatalog.names.enumerated() {
+            let cut = ["parallel.chunks=\(1 + number % 3)"]
+            try space.run("probe", cut + ["--out", space.path + "/reference"])
+            let ranks = ScheduleCatalog.placementKind(name) == .contiguous ? 3 : 2
+            try space.run(
+                "probe", cut + ["parallel.schedule=\(name)", "--out", space.path + "/mpi"], ranks: ranks)
+            #expect(try space.bytes("mpi") == space.bytes("reference"), "\(name)")
         }
     }
 

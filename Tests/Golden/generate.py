@@ -282,7 +282,10 @@ class ReferenceModel:
         if self.config.get("positions") == "learned":
             x = x + parameters["model.embed_positions.weight"][: inputs.shape[1]]
         carries: Carries = {}
+        # Layers count from the embedding, 0; the head is the last.
+        outputs = [x]
         for block in self.blocks:
+            x = self._skipped(outputs, block.index + 1, x)
             normed = self._normalised(parameters, block.norm, f"{block.prefix}.input_layernorm", x)
             if block.is_attention:
                 mixed, state = self._attention(parameters, block, normed), {}
@@ -298,12 +301,21 @@ class ReferenceModel:
                 normed = self._normalised(parameters, block.norm, f"{block.prefix}.post_attention_layernorm", x)
                 fed = self._feed_forward(parameters, block, normed)
                 x = x + fed if block.residual else fed
+            outputs.append(x)
+        x = self._skipped(outputs, len(self.blocks) + 1, x)
         x = self._normalised(parameters, self.final_norm, "model.norm", x)
         head = parameters.get("lm_head.weight", parameters["model.embed_tokens.weight"])
         y = x @ head.T
         if "lm_head.bias" in parameters:
             y = y + parameters["lm_head.bias"]
         return y, carries
+
+    def _skipped(self, outputs: list[Tensor], layer: int, x: Tensor) -> Tensor:
+        """x with the outputs that skip to this layer."""
+        for skip in self.config.get("skips", []):
+            if skip["to"] == layer:
+                x = x + outputs[skip["from"]]
+        return x
 
     def _normalised(self, parameters: Parameters, kind: str, name: str, x: Tensor) -> Tensor:
         if kind == "none":
