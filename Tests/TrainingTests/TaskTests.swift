@@ -238,9 +238,9 @@ import Training
 
     @Test(arguments: [
         ("task: copyin", "a.yaml:1:9: 'data.task'"),
-        ("task: parity, bits: 5", "'data.bits' needs train.sequence_length 21 or more, but it is 20"),
-        ("task: copying, count: 11", "'data.count' needs train.sequence_length 22 or more, but it is 20"),
-        ("task: multi_query_recall, pairs: 6", "'data.pairs' needs train.sequence_length 24 or more, but it is 20"),
+        ("task: parity, bits: 5", "'data.bits': needs train.sequence_length 21 or more, but it is 20"),
+        ("task: copying, count: 11", "'data.count': needs train.sequence_length 22 or more, but it is 20"),
+        ("task: multi_query_recall, pairs: 6", "'data.pairs': needs train.sequence_length 24 or more, but it is 20"),
         ("task: multi_query_recall, alphabet_size: 9", "must be even and at least 10, for 4 pairs"),
         ("task: group, text: a.txt", "unknown key 'text' in 'data'"),
         ("task: group, group: s9", "'data.group'"),
