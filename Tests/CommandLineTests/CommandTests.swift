@@ -85,7 +85,7 @@ import Testing
         }
         try space.run("probe", ["--out", space.path + "/reference"])
         #expect(try space.bytes("auto") == space.bytes("reference"))
-        let little = try Binary.run(["plan", space.path + "/config.yaml", "--ranks", "2", "--memory", "10KiB"])
+        let little = try Binary.run(["plan", space.config, "--ranks", "2", "--memory", "10KiB"])
         #expect(little.status == 2 && little.errorOutput.contains("memory_limit 10.0 KiB"), "\(little.errorOutput)")
     }
 
