@@ -67,7 +67,8 @@ let package = Package(
             exclude: ["Fixtures"],
             swiftSettings: swiftSettings),
         .testTarget(
-            name: "CommandLineTests", dependencies: ["Training", "Pipeline", "Models", "TestSupport", "FaultyRank", "seqtrain"],
+            name: "CommandLineTests",
+            dependencies: ["Training", "Pipeline", "Models", "TestSupport", "FaultyRank", "seqtrain"],
             swiftSettings: swiftSettings),
     ],
     cLanguageStandard: .c17
