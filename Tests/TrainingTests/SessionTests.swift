@@ -285,6 +285,10 @@ import Training
         (1, ["chunks": "12"], "parallel.chunks 12 exceeds train.sequence_length 11; use at most 11 chunks"),
         (1, ["rematerialize": "[6]"], "parallel.rematerialize names layer 6; blocks are layers 1 to 5"),
         (
+            1, ["schedule": "/nowhere/mine.sched"],
+            "schedule /nowhere/mine.sched does not exist; parallel.schedule starts at the configuration's folder"
+        ),
+        (
             2, ["partition": "[1, 2, 4]"],
             "the plan has 3 stages but the job has 2 ranks; parallel.partition needs one number of layers per stage"
         ),

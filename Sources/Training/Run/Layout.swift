@@ -125,6 +125,10 @@ public struct Layout: Sendable {
     private static func read(
         _ path: String, _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int
     ) throws -> Schedule {
+        guard FileSystem.exists(path) else {
+            throw RunError.scheduleFile(
+                path: path, message: "does not exist; parallel.schedule starts at the configuration's folder")
+        }
         let text = try FileSystem.readText(path)
         let file = try ScheduleFile(path: path, text: text)
         try file.verify()
