@@ -14,19 +14,26 @@ import Tensors
 /// - `layers`: a list of blocks (`mixer`, `mlp`, `norm`, `residual`, `dropout`) and groups; either may
 ///   carry `repeat: n`, and a group holds `layers` of its own, so `repeat: 2` round three LSTM blocks
 ///   and one attention block is a hybrid of eight.
-/// - `skips`: a list of `{from: i, to: j}` that add layer `i`'s output to layer `j`'s input (`LayerSkip`).
+///   A group with a `recursion` section is a shared block (`Recursion`).
+/// - `skips`: a list of `{from: i, to: j}` that add layer `i`'s output to layer `j`'s input.
 public final class Model {
     public let registry: ParameterRegistry
     public let embedding: EmbeddingLayer
-    public let blocks: [Block]
+    /// The layers between; a shared block stands here once for every application.
+    public let hidden: [any HiddenLayer]
     public let head: HeadLayer
     public let width: Int
     public let vocabularySize: Int
-    public let skips: [LayerSkip]
+    /// Connections past layers: the skips first.
+    public let links: [LayerLink]
+    /// The shared blocks.
+    public let recursions: [Recursion]
 
-    /// Embedding, blocks and head: what the pipeline cuts.
-    public var layers: [any ModelLayer] { [embedding] + blocks + [head] }
-    public var layerCount: Int { blocks.count + 2 }
+    /// Embedding, hidden layers and head: what the pipeline cuts.
+    public let layers: [any ModelLayer]
+    public var layerCount: Int { layers.count }
+    /// What layers add to the loss beside the cross-entropy, in the order of the layers.
+    public let auxiliaryTerms: [AuxiliaryLosses.Key]
 
     /// - Parameter dataVocabularySize: used when the configuration names none, and checked when it does.
     /// - Throws: `ConfigurationError` at the offending key.
@@ -70,39 +77,33 @@ public final class Model {
             vocabularySize: vocabularySize, width: width, maximumPositions: maximumPositions,
             initializer: embeddingInitializer, dropout: dropout, builder("model", 0, width))
 
-        var blocks: [Block] = []
-        func append(_ entries: [ConfigurationReader], depth: Int) throws(ConfigurationError) {
-            for entry in entries {
-                let count = try entry.int("repeat", default: 1, in: 1...100_000)
-                if entry.has("layers") {
-                    if depth == 8 { throw entry.error("layers", "groups nest at most eight deep") }
-                    let inner = try entry.sections("layers")
-                    for _ in 0..<count { try append(inner, depth: depth + 1) }
-                } else {
-                    for _ in 0..<count {
-                        let inputWidth = blocks.last?.outputWidth ?? width
-                        blocks.append(
-                            try Block(entry, builder("model.layers.\(blocks.count)", blocks.count + 1, inputWidth)))
-                    }
-                }
-                try entry.finish()
-            }
-        }
-        try append(try reader.sections("layers"), depth: 0)
-        if blocks.isEmpty { throw reader.error("layers", "at least one layer is needed") }
-        let lastWidth = blocks.last!.outputWidth
+        let stack = LayerStack(registry, defaults, width: width)
+        try stack.append(try reader.sections("layers"))
+        if stack.layers.isEmpty { throw reader.error("layers", "at least one layer is needed") }
+        let lastWidth = stack.width
         if isTied, lastWidth != width {
             throw reader.error(
                 "tie_embeddings",
                 "the last layer's width \(lastWidth) differs from the embedding's \(width); make them equal or untie")
         }
+        let headIndex = stack.layers.count + 1
         head = HeadLayer(
             vocabularySize: vocabularySize, norm: NormKind(rawValue: finalNorm)!,
             tiedTo: isTied ? "model.embed_tokens.weight" : nil, hasBias: hasHeadBias, dropout: headDropout,
             initializer: embeddingInitializer,
-            builder("model", blocks.count + 1, lastWidth), builder("lm_head", blocks.count + 1, lastWidth))
-        skips = try LayerSkip.read(reader, widths: [width] + blocks.map(\.outputWidth))
-        self.blocks = blocks
+            builder("model", headIndex, lastWidth), builder("lm_head", headIndex, lastWidth))
+        links =
+            try LayerLink.readSkips(reader, widths: [width] + stack.layers.map(\.outputWidth)) + stack.links
+        if links.count > LayerLink.countLimit {
+            throw reader.error(
+                "layers", "\(links.count) connections past layers; at most \(LayerLink.countLimit) are possible")
+        }
+        hidden = stack.layers
+        recursions = stack.recursions
+        layers = [embedding] + hidden + [head]
+        auxiliaryTerms = hidden.flatMap { layer in
+            layer.auxiliaryTerms.map { AuxiliaryLosses.Key(layer: layer.name, term: $0) }
+        }
         self.registry = registry
         self.width = width
         self.vocabularySize = vocabularySize

@@ -20,6 +20,13 @@ public final class ParameterRegistry {
         return parameter.addUse()
     }
 
+    /// One more use of a declared parameter, of the shape it was declared with (shared blocks).
+    func reuse(_ name: String, _ shape: Shape) -> ParameterUse {
+        let use = reuse(name)
+        precondition(use.shape == shape, "parameter '\(name)' is \(use.shape); a use-site takes it for \(shape)")
+        return use
+    }
+
     /// One more use of a declared parameter (tied weights).
     public func reuse(_ name: String) -> ParameterUse {
         guard let parameter = byName[name] else { fatalError("tied parameter '\(name)' is not declared") }
@@ -35,20 +42,24 @@ public final class LayerBuilder {
     public let registry: ParameterRegistry
     /// Canonical prefix, `model.layers.3` for example.
     public let prefix: String
-    /// Position of the layer in the model as written; keys its random streams.
+    /// Position of the layer in the list that the pipeline cuts; keys its random streams.
     public let layerIndex: Int
     /// Width of the activation that enters.
     public let inputWidth: Int
     public let defaults: LayerDefaults
+    /// How the layer shares its parameters with other applications of the same block; nil when it is alone.
+    let sharing: LayerSharing?
     private(set) var uses: [ParameterUse] = []
     private var nextStream = 0
     /// The builder of the mixer that this one's mixer is a part of.
     private var outer: LayerBuilder?
 
     public init(
-        registry: ParameterRegistry, prefix: String, layerIndex: Int, inputWidth: Int, defaults: LayerDefaults
+        registry: ParameterRegistry, prefix: String, layerIndex: Int, inputWidth: Int, defaults: LayerDefaults,
+        sharing: LayerSharing? = nil
     ) {
         self.registry = registry
+        self.sharing = sharing
         self.prefix = prefix
         self.layerIndex = layerIndex
         self.inputWidth = inputWidth
@@ -59,7 +70,7 @@ public final class LayerBuilder {
     func nested(_ name: String) -> LayerBuilder {
         let inner = LayerBuilder(
             registry: registry, prefix: "\(prefix).mixer.\(name)", layerIndex: layerIndex, inputWidth: inputWidth,
-            defaults: defaults)
+            defaults: defaults, sharing: sharing)
         inner.outer = self
         return inner
     }
@@ -71,20 +82,40 @@ public final class LayerBuilder {
 
     /// A matrix `[out, in]`, decayed, drawn from N(0, initializer_range) unless said otherwise.
     public func matrix(_ name: String, _ rows: Int, _ columns: Int, _ initializer: Initializer? = nil) -> ParameterUse {
-        keep(
-            registry.declare(
-                fullName(name), Shape(rows, columns),
-                initializer ?? .normal(standardDeviation: Float(defaults.initializerRange)), decays: true))
+        tensor(
+            name, Shape(rows, columns),
+            initializer ?? .normal(standardDeviation: Float(defaults.initializerRange)), decays: true)
     }
 
     /// A vector, not decayed.
     public func vector(_ name: String, _ count: Int, _ initializer: Initializer) -> ParameterUse {
-        keep(registry.declare(fullName(name), Shape(count), initializer, decays: false))
+        tensor(name, Shape(count), initializer, decays: false)
     }
 
     /// A tensor of any shape; `decays` says whether weight decay applies.
     public func tensor(_ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool) -> ParameterUse {
-        keep(registry.declare(fullName(name), shape, initializer, decays: decays))
+        guard let sharing else { return keep(registry.declare(fullName(name), shape, initializer, decays: decays)) }
+        if sharing.isOwn(name) {
+            return keep(registry.declare("\(sharing.ownPrefix).\(name)", shape, initializer, decays: decays))
+        }
+        return keep(
+            sharing.isFirst
+                ? registry.declare(fullName(name), shape, initializer, decays: decays)
+                : registry.reuse(fullName(name), shape))
+    }
+
+    /// The low-rank correction that this application of a shared matrix has for itself, where it has one.
+    func lowRankUpdate(_ name: String, _ input: Int, _ output: Int) -> LowRankUpdate? {
+        guard let sharing, let relaxation = sharing.relaxation, relaxation.adapts(name) else { return nil }
+        let rank = min(relaxation.rank, input, output)
+        let prefix = "\(sharing.ownPrefix).\(name)"
+        return LowRankUpdate(
+            down: keep(
+                registry.declare(
+                    "\(prefix).lora_A.weight", Shape(rank, input),
+                    .uniform(bound: 1 / Float(input).squareRoot()), decays: true)),
+            up: keep(registry.declare("\(prefix).lora_B.weight", Shape(output, rank), .constant(0), decays: true)),
+            scale: relaxation.scale)
     }
 
     public func tied(to name: String) -> ParameterUse { keep(registry.reuse(name)) }

@@ -53,10 +53,17 @@ public struct Pass {
     public let samples: [UInt32]
     /// Dropout acts only in training.
     public let isTraining: Bool
+    /// Tokens are chosen by looking at whole sequences (training, evaluation), or each by itself (generation).
+    public let isGenerating: Bool
+    /// [B·T], the position of every row in its sequence when the rows are not consecutive (routed tokens); nil when they
+    /// start at `positionOffset`.
+    public var positions: [Int32]? = nil
+    /// Where layers report what they add to the loss; nil outside training.
+    public let auxiliary: AuxiliaryLosses?
 
     public init(
         tape: Tape, batch: Int, time: Int, positionOffset: Int = 0, seed: UInt64 = 0, step: Int = 0,
-        samples: [UInt32], isTraining: Bool
+        samples: [UInt32], isTraining: Bool, isGenerating: Bool = false, auxiliary: AuxiliaryLosses? = nil
     ) {
         self.tape = tape
         self.batch = batch
@@ -66,6 +73,27 @@ public struct Pass {
         self.step = step
         self.samples = samples
         self.isTraining = isTraining
+        self.isGenerating = isGenerating
+        self.auxiliary = auxiliary
+    }
+
+    /// The pass that the rows of a selection make; the same one without a selection.
+    func over(_ selection: TokenSelection?) -> Pass {
+        guard let selection else { return self }
+        var pass = Pass(self, tape: tape, time: selection.time)
+        pass.positions = selection.positions(in: self)
+        return pass
+    }
+
+    /// The same pass on another tape.
+    func on(_ tape: Tape) -> Pass { Pass(self, tape: tape, time: time) }
+
+    private init(_ other: Pass, tape: Tape, time: Int) {
+        self.init(
+            tape: tape, batch: other.batch, time: time, positionOffset: other.positionOffset, seed: other.seed,
+            step: other.step, samples: other.samples, isTraining: other.isTraining, isGenerating: other.isGenerating,
+            auxiliary: other.auxiliary)
+        positions = other.positions
     }
 
     /// Number of rows of a flattened activation, `B·T`.
@@ -76,5 +104,34 @@ public struct Pass {
         return tape.dropout(
             x, rate: Float(rate), time: time, positionOffset: positionOffset, samples: samples,
             key: DropoutKey(seed: seed, step: step, stream: stream))
+    }
+}
+
+/// What the layers of one unit of work add to the loss beside the cross-entropy.
+///
+/// A term is a mean over its own elements in the micro-batch, times its coefficient; the step's loss has the average
+/// over micro-batches. Gradients enter where the term is computed.
+public final class AuxiliaryLosses {
+    /// Factor on gradients: 1 ÷ micro-batches of the whole batch.
+    public let scale: Float
+    /// The value of each term so far, by layer and name.
+    public private(set) var values: [Key: Double] = [:]
+
+    public struct Key: Hashable, Sendable {
+        /// Canonical prefix of the layer.
+        public let layer: String
+        public let term: String
+
+        public init(layer: String, term: String) {
+            self.layer = layer
+            self.term = term
+        }
+    }
+
+    public init(scale: Float) { self.scale = scale }
+
+    /// - Parameter value: the micro-batch's, coefficient included.
+    func report(_ value: Double, _ term: String, of layer: String) {
+        values[Key(layer: layer, term: term)] = value
     }
 }

@@ -106,7 +106,10 @@ public final class Interpreter {
         case .receiveActivation, .receiveGradient:
             let transfer = instruction.transfers[0]
             let buffer = try executor.receiveBuffer(transfer.message)
-            requests[transfer.slot] = try communicator.receive(into: buffer, from: transfer.peer, tag: transfer.tag)
+            requests[transfer.slot] =
+                try buffer.isUpperBound
+                ? communicator.receive(upTo: buffer.bytes, from: transfer.peer, tag: transfer.tag)
+                : communicator.receive(into: buffer.bytes, from: transfer.peer, tag: transfer.tag)
         case .sendActivation, .sendGradient:
             let transfer = instruction.transfers[0]
             let start = monotonicSeconds()
@@ -115,7 +118,7 @@ public final class Interpreter {
             timing.bytesSent += bytes.count
             recorder?.record(action, start, monotonicSeconds())
         case .waitActivation, .waitGradient:
-            try wait(instruction.transfers[0], &timing)
+            _ = try wait(instruction.transfers[0], &timing)
             try executor.sent(instruction.transfers[0].message)
         case .forward, .inputGradient, .weightGradient, .backward, .recompute:
             try compute(instruction, executor, &timing)
@@ -136,8 +139,8 @@ public final class Interpreter {
         let action = instruction.action
         let unit = action.unit
         for transfer in instruction.transfers {
-            try wait(transfer, &timing)
-            try executor.received(transfer.message)
+            let byteCount = try wait(transfer, &timing)
+            try executor.received(transfer.message, byteCount: byteCount)
         }
         let start = monotonicSeconds()
         switch action.kind {
@@ -156,7 +159,9 @@ public final class Interpreter {
     }
 
     /// Completes a request; time spent here is recorded under the message action that it belongs to.
-    private func wait(_ transfer: Transfer, _ timing: inout StepTiming) throws {
+    ///
+    /// - Returns: of a receive, the bytes that came.
+    private func wait(_ transfer: Transfer, _ timing: inout StepTiming) throws -> Int {
         let request = requests[transfer.slot]!
         if try !request.test() {
             let start = monotonicSeconds()
@@ -166,5 +171,6 @@ public final class Interpreter {
             recorder?.record(transfer.action, start, end)
         }
         requests[transfer.slot] = nil
+        return request.receivedByteCount
     }
 }

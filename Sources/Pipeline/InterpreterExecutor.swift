@@ -1,5 +1,17 @@
 import Communication
 
+/// Where an incoming message goes.
+public struct ReceiveBuffer {
+    public let bytes: UnsafeMutableRawBufferPointer
+    /// False: the message has exactly the buffer's size; true: at most that.
+    public let isUpperBound: Bool
+
+    public init(_ bytes: UnsafeMutableRawBufferPointer, isUpperBound: Bool = false) {
+        self.bytes = bytes
+        self.isUpperBound = isUpperBound
+    }
+}
+
 /// What a rank's stages can do; the interpreter decides when. Called from one thread, in the order of the schedule.
 ///
 /// Between stages of one rank the executor hands activations and gradients over itself; messages exist only between
@@ -14,10 +26,10 @@ public protocol StageExecutor: AnyObject {
     func inputGradient(_ unit: UnitOfWork) throws
     /// Called in accumulation order; afterwards the unit's intermediate results are no longer needed.
     func weightGradient(_ unit: UnitOfWork) throws
-    /// Storage for an incoming message, of exactly its size.
-    func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer
-    /// The buffer of this message is now filled.
-    func received(_ message: StageMessage) throws
+    /// Storage for an incoming message.
+    func receiveBuffer(_ message: StageMessage) throws -> ReceiveBuffer
+    /// The first `byteCount` bytes of this message's buffer are now filled: all of them unless its size was a bound.
+    func received(_ message: StageMessage, byteCount: Int) throws
     /// The bytes of an outgoing message, just computed.
     func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer
     /// The transport no longer reads the message's bytes.

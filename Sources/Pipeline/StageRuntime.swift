@@ -79,14 +79,11 @@ public final class StageRuntime {
     private final class LiveUnit {
         var tape: Tape
         /// What entered; kept alone when the unit is to be recomputed.
-        var input: Variable?
-        var output: Variable?
+        var input: Flow?
         var carryIn: [Int: Carry] = [:]
-        var carryOut: [Int: Carry] = [:]
-        /// What came along skips from other stages, by edge; kept with the input.
-        var skipInputs: [Int: Variable] = [:]
-        /// What leaves along skips to other stages, by edge.
-        var skipOutputs: [Int: Variable] = [:]
+        /// What came along links from other stages, by edge; kept with the input.
+        var linkInputs: [Int: Variable] = [:]
+        var output = StagePass.Output()
 
         init(tape: Tape) { self.tape = tape }
     }
@@ -101,8 +98,7 @@ public final class StageRuntime {
     /// Layers of every stage of the pipeline.
     public let stageLayers: [Range<Int>]
     private let seed: UInt64
-    private let layers: [any ModelLayer]
-    private let routing: SkipRouting
+    private let routing: LinkRouting
 
     private var cut = BatchCut(rows: 0, time: 0, microBatchCount: 1, chunkCount: 1)
     private var batch = TokenBatch(rows: 0, time: 0, inputs: [], targets: [], restarts: [])
@@ -110,10 +106,14 @@ public final class StageRuntime {
     private var isTraining = true
     private var lossScale: Float = 0
     private var losses: [LossSum?] = []
+    /// Per auxiliary term of the model, its value in each unit of the batch.
+    private var auxiliary: [AuxiliaryLosses.Key: [Double]] = [:]
 
     private var live: [UnitOfWork: LiveUnit] = [:]
     /// Activations and gradients that wait for their consumer or for their send to complete.
-    private var mailbox: [Slot: Tensor] = [:]
+    private var mailbox: [Slot: Parcel] = [:]
+    /// Buffers of messages on their way, in or out.
+    private var messages: [Slot: Tensor] = [:]
     /// Gradients of a unit's carry out, left by the following chunk.
     private var carryGradients: [UnitOfWork: [Int: [Tensor?]]] = [:]
     /// Carry for the chunk that follows, per (micro-batch, layer).
@@ -145,8 +145,7 @@ public final class StageRuntime {
         self.context = context
         self.stageLayers = stageLayers
         self.seed = seed
-        layers = model.layers
-        routing = SkipRouting(model.skips, stageLayers: stageLayers)
+        routing = LinkRouting(model.links, stageLayers: stageLayers)
     }
 
     // MARK: Step
@@ -163,6 +162,7 @@ public final class StageRuntime {
         self.isTraining = isTraining
         self.lossScale = lossScale
         losses = Array(repeating: nil, count: cut.microBatchCount * cut.chunkCount)
+        auxiliary.removeAll(keepingCapacity: true)
         if keepsCarryAcrossBatches { dropRestartedRows() } else { batchCarry.removeAll() }
     }
 
@@ -176,11 +176,19 @@ public final class StageRuntime {
     /// Counted targets of the batch that have the largest logit, in evaluation; 0 on ranks without the head.
     public var hitTotal: Int { losses.reduce(0) { $0 + ($1?.hitCount ?? 0) } }
 
+    /// What this rank's layers added to the loss of the batch, for each of the model's auxiliary terms: the sum over its
+    /// units in micro-batch, then chunk order, ÷ all micro-batches of the batch; 0 for terms of other ranks.
+    public var auxiliaryTotals: [Double] {
+        model.auxiliaryTerms.map { term in
+            (auxiliary[term] ?? []).reduce(0, +) / Double(cut.totalMicroBatchCount)
+        }
+    }
+
     /// Ends the batch: state for the next one moves in, and nothing may be left over.
     public func finish() {
         require(
-            live.isEmpty && mailbox.isEmpty && carryGradients.isEmpty,
-            "StageRuntime.finish: \(live.count) units, \(mailbox.count) buffers and \(carryGradients.count) carry gradients are left over"
+            live.isEmpty && mailbox.isEmpty && messages.isEmpty && carryGradients.isEmpty,
+            "StageRuntime.finish: \(live.count) units, \(mailbox.count + messages.count) buffers and \(carryGradients.count) carry gradients are left over"
         )
         if keepsCarryAcrossBatches {
             batchCarry = pendingCarry.mapValues { $0.filter(\.crossesBatches).map { $0.detached() } }
@@ -195,6 +203,7 @@ public final class StageRuntime {
     public func abandon() {
         live.removeAll()
         mailbox.removeAll()
+        messages.removeAll()
         carryGradients.removeAll()
         pendingCarry.removeAll()
     }
@@ -215,7 +224,6 @@ public final class StageRuntime {
     // MARK: Units
 
     private func isFirst(_ stage: Int) -> Bool { stageLayers[stage].lowerBound == 0 }
-    private func isLast(_ stage: Int) -> Bool { stageLayers[stage].upperBound == layers.count }
 
     private func neighbour(_ unit: UnitOfWork, _ offset: Int) -> UnitOfWork {
         var other = unit
@@ -223,7 +231,7 @@ public final class StageRuntime {
         return other
     }
 
-    /// The same work in the stage where a skip ends, or starts.
+    /// The same work in the stage where a link ends, or starts.
     private func end(of edge: Int, _ unit: UnitOfWork) -> UnitOfWork {
         neighbour(unit, routing.edges[edge - 1].toStage - unit.stage)
     }
@@ -233,55 +241,36 @@ public final class StageRuntime {
     }
 
     private func run(_ unit: UnitOfWork, _ state: LiveUnit) {
+        let pass = pass(unit, state.tape)
+        let (rows, positions) = (cut.rows(ofMicroBatch: unit.microBatch), cut.positions(ofChunk: unit.chunk))
+        let place = unit.microBatch * cut.chunkCount + unit.chunk
+        state.output = StagePass(model: model, routing: routing, layers: stageLayers[unit.stage], pass: pass).run(
+            state.input, links: state.linkInputs, carry: state.carryIn,
+            embed: {
+                tokens(batch.inputs, rows, positions).withUnsafeBufferPointer {
+                    model.embedding.forward($0.baseAddress!, pass)
+                }
+            },
+            finish: { x in
+                let logits = capturedLogits.map { _ in context.tensor(Shape(pass.rows, model.vocabularySize)) }
+                let loss = tokens(batch.targets, rows, positions).withUnsafeBufferPointer {
+                    model.head.loss(x, targets: $0.baseAddress!, scale: lossScale, logits: logits, pass)
+                }
+                if let logits { capture(logits, rows, positions, after: loss, on: state.tape) }
+                losses[place] = loss
+            })
+        for (term, value) in pass.auxiliary?.values ?? [:] {
+            auxiliary[term, default: Array(repeating: 0, count: losses.count)][place] = value
+        }
+    }
+
+    private func pass(_ unit: UnitOfWork, _ tape: Tape) -> Pass {
         let rows = cut.rows(ofMicroBatch: unit.microBatch)
         let positions = cut.positions(ofChunk: unit.chunk)
-        let pass = Pass(
-            tape: state.tape, batch: rows.count, time: positions.count, positionOffset: positions.lowerBound,
-            seed: seed, step: stepNumber, samples: rows.map(UInt32.init), isTraining: isTraining)
-        var x = state.input
-        // Skips that begin and end in this stage, by their place in the model.
-        var localSkips: [Int: Variable] = [:]
-        for index in stageLayers[unit.stage] {
-            for (number, skip) in model.skips.enumerated() where skip.to == index {
-                let input = routing.edgeOfSkip[number].map { state.skipInputs[$0]! } ?? localSkips[number]!
-                x = state.tape.add(x!, input)
-            }
-            switch layers[index] {
-            case let embedding as EmbeddingLayer:
-                x = tokens(batch.inputs, rows, positions).withUnsafeBufferPointer {
-                    embedding.forward($0.baseAddress!, pass)
-                }
-            case let block as Block:
-                let (y, carryOut) = block.forward(x!, carry: state.carryIn[index] ?? [], pass)
-                state.carryOut[index] = carryOut
-                x = y
-            case let head as HeadLayer:
-                losses[unit.microBatch * cut.chunkCount + unit.chunk] = tokens(batch.targets, rows, positions)
-                    .withUnsafeBufferPointer { targets in
-                        let logits = capturedLogits.map { _ in
-                            context.tensor(Shape(pass.rows, model.vocabularySize))
-                        }
-                        let loss = head.loss(
-                            x!, targets: targets.baseAddress!, scale: lossScale, logits: logits, pass)
-                        if let logits { capture(logits, rows, positions, after: loss, on: state.tape) }
-                        return loss
-                    }
-                x = nil
-            default: fatalError("StageRuntime: layer \(layers[index].name) has no way to run")
-            }
-            let leaving = model.skips.indices.filter { model.skips[$0].from == index }
-            guard !leaving.isEmpty else { continue }
-            let copies = state.tape.copies(x!, count: 1 + leaving.count)
-            x = copies[0]
-            for (number, copy) in zip(leaving, copies.dropFirst()) {
-                if let edge = routing.edgeOfSkip[number] {
-                    state.skipOutputs[edge] = copy
-                } else {
-                    localSkips[number] = copy
-                }
-            }
-        }
-        state.output = x
+        return Pass(
+            tape: tape, batch: rows.count, time: positions.count, positionOffset: positions.lowerBound, seed: seed,
+            step: stepNumber, samples: rows.map(UInt32.init), isTraining: isTraining,
+            auxiliary: isTraining ? AuxiliaryLosses(scale: Float(1 / Double(cut.totalMicroBatchCount))) : nil)
     }
 
     private func tokens(_ all: [Int32], _ rows: Range<Int>, _ positions: Range<Int>) -> [Int32] {
@@ -307,7 +296,7 @@ public final class StageRuntime {
 
     private func carryIn(for unit: UnitOfWork) -> [Int: Carry] {
         var result: [Int: Carry] = [:]
-        for index in stageLayers[unit.stage] where layers[index] is Block {
+        for index in stageLayers[unit.stage] where model.layers[index] is any HiddenLayer {
             let key = CarryKey(microBatch: unit.microBatch, layer: index)
             if unit.chunk == 0 {
                 result[index] = batchCarry[key]?.map { $0.detached() }
@@ -323,35 +312,26 @@ extension StageRuntime: StageExecutor {
     public func forward(_ unit: UnitOfWork, recorded: Bool) throws {
         let state = LiveUnit(tape: Tape(context, isRecording: recorded && isTraining))
         if !isFirst(unit.stage) {
-            guard let arrived = mailbox.removeValue(forKey: .activation(unit)) else {
-                fatalError("StageRuntime.forward: no activation for \(unit)")
-            }
-            state.input = Variable(arrived, needsGradient: isTraining)
+            let arrived = arrived(.activation(unit))
+            state.input = Flow(
+                Variable(arrived.tensor, needsGradient: isTraining), selection: arrived.selection)
         }
-        for (number, skip) in routing.edges.enumerated() where skip.toStage == unit.stage {
-            guard let arrived = mailbox.removeValue(forKey: .activation(unit, edge: number + 1)) else {
-                fatalError("StageRuntime.forward: nothing came along skip \(number + 1) for \(unit)")
-            }
-            state.skipInputs[number + 1] = Variable(arrived, needsGradient: isTraining)
+        for (number, link) in routing.edges.enumerated() where link.toStage == unit.stage {
+            state.linkInputs[number + 1] = Variable(
+                arrived(.activation(unit, edge: number + 1)).tensor, needsGradient: isTraining)
         }
         state.carryIn = carryIn(for: unit)
         run(unit, state)
-        for (index, carry) in state.carryOut {
+        for (index, carry) in state.output.carry {
             pendingCarry[CarryKey(microBatch: unit.microBatch, layer: index)] = carry.map { $0.detached() }
         }
-        if let output = state.output {
-            // A stage on another rank fetches it with `sendBuffer`; one on this rank finds it here.
-            mailbox[.activation(neighbour(unit, 1))] = output.value
-        }
-        for (edge, output) in state.skipOutputs {
-            mailbox[.activation(end(of: edge, unit), edge: edge)] = output.value
+        // A stage on another rank fetches these with `sendBuffer`; one on this rank finds them here.
+        if let flow = state.output.flow { mailbox[.activation(neighbour(unit, 1))] = Parcel(flow) }
+        for (edge, output) in state.output.links {
+            mailbox[.activation(end(of: edge, unit), edge: edge)] = Parcel(output.value)
         }
         guard isTraining else { return }
-        if !recorded {
-            state.output = nil
-            state.skipOutputs.removeAll()
-            state.carryOut.removeAll()
-        }
+        if !recorded { state.output = StagePass.Output() }
         live[unit] = state
     }
 
@@ -363,46 +343,36 @@ extension StageRuntime: StageExecutor {
 
     public func inputGradient(_ unit: UnitOfWork) throws {
         let state = liveUnit(unit)
-        if let output = state.output {
-            guard let gradient = mailbox.removeValue(forKey: .gradient(unit)) else {
-                fatalError("StageRuntime.inputGradient: no gradient for \(unit)")
-            }
-            output.accumulate(gradient, context)
-        }
-        for (edge, output) in state.skipOutputs {
-            guard let gradient = mailbox.removeValue(forKey: .gradient(unit, edge: edge)) else {
-                fatalError("StageRuntime.inputGradient: no gradient came back along skip \(edge) for \(unit)")
-            }
-            output.accumulate(gradient, context)
+        if let output = state.output.flow?.activation { output.accumulate(arrived(.gradient(unit)).tensor, context) }
+        for (edge, output) in state.output.links {
+            output.accumulate(arrived(.gradient(unit, edge: edge)).tensor, context)
         }
         if let gradients = carryGradients.removeValue(forKey: unit) {
             for (index, tensors) in gradients {
-                for (carry, gradient) in zip(state.carryOut[index]!, tensors) {
+                for (carry, gradient) in zip(state.output.carry[index]!, tensors) {
                     if let gradient { carry.variable.accumulate(gradient, context) }
                 }
             }
         }
-        state.output = nil
-        state.skipOutputs.removeAll()
-        state.tape.inputGradients()
-        state.carryOut.removeAll()
+        let carryOut = state.output.carry
+        state.output = StagePass.Output()
+        withExtendedLifetime(carryOut) { state.tape.inputGradients() }
         if unit.chunk > 0 {
             var previous = unit
             previous.chunk -= 1
             carryGradients[previous] = state.carryIn.mapValues { $0.map { $0.variable.takeGradient() } }
         }
         state.carryIn.removeAll()
-        if let input = state.input {
-            // Only an input that nothing used has no gradient; the stage below still waits for one.
-            let gradient = input.takeGradient() ?? context.zeros(input.shape)
-            mailbox[.gradient(neighbour(unit, -1))] = gradient
+        // Only an input that nothing used has no gradient; the stage it came from still waits for one.
+        if let input = state.input?.activation {
+            mailbox[.gradient(neighbour(unit, -1))] = Parcel(input.takeGradient() ?? context.zeros(input.shape))
             state.input = nil
         }
-        for (edge, input) in state.skipInputs {
+        for (edge, input) in state.linkInputs {
             mailbox[.gradient(start(of: edge, unit), edge: edge)] =
-                input.takeGradient() ?? context.zeros(input.shape)
+                Parcel(input.takeGradient() ?? context.zeros(input.shape))
         }
-        state.skipInputs.removeAll()
+        state.linkInputs.removeAll()
     }
 
     public func weightGradient(_ unit: UnitOfWork) throws {
@@ -410,28 +380,30 @@ extension StageRuntime: StageExecutor {
         live.removeValue(forKey: unit)
     }
 
-    public func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer {
-        // Either way the message has the width of what the lower of the two stages puts out.
-        let lower = min(message.fromStage, message.toStage)
-        let layer =
-            message.edge == 0
-            ? stageLayers[lower].upperBound - 1 : model.skips[routing.skipOfEdge[message.edge - 1]].from
-        let width = model.outputWidth(ofLayer: layer)
-        let tensor = context.tensor(Shape(cut.tokens(message.consumer), width), .messages)
-        mailbox[slot(message)] = tensor
-        return bytes(tensor)
+    public func receiveBuffer(_ message: StageMessage) throws -> ReceiveBuffer {
+        let tensor = context.tensor(MessageLayout(message, model, routing, stageLayers, unitPass(message)).shape, .messages)
+        messages[slot(message)] = tensor
+        return ReceiveBuffer(bytes(tensor), isUpperBound: MessageLayout.isRouted(message, model, stageLayers))
     }
 
-    public func received(_ message: StageMessage) throws {}
+    public func received(_ message: StageMessage, byteCount: Int) throws {
+        let slot = slot(message)
+        let layout = MessageLayout(message, model, routing, stageLayers, unitPass(message))
+        mailbox[slot] = layout.parcel(messages.removeValue(forKey: slot)!, byteCount: byteCount, context)
+    }
+
+    private func unitPass(_ message: StageMessage) -> Pass {
+        pass(message.consumer, Tape(context, isRecording: false))
+    }
 
     public func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer {
-        guard let tensor = mailbox[slot(message)] else {
-            fatalError("StageRuntime.sendBuffer: nothing to send to \(message.consumer)")
-        }
+        let slot = slot(message)
+        let tensor = arrived(slot).packed(context)
+        messages[slot] = tensor
         return UnsafeRawBufferPointer(bytes(tensor))
     }
 
-    public func sent(_ message: StageMessage) throws { mailbox.removeValue(forKey: slot(message)) }
+    public func sent(_ message: StageMessage) throws { messages.removeValue(forKey: slot(message)) }
 
     public func reduceReplicas(stage: Int) throws { try onReduceReplicas?(stage) }
 
@@ -442,6 +414,11 @@ extension StageRuntime: StageExecutor {
     private func slot(_ message: StageMessage) -> Slot {
         message.kind == .activation
             ? .activation(message.consumer, edge: message.edge) : .gradient(message.consumer, edge: message.edge)
+    }
+
+    private func arrived(_ slot: Slot) -> Parcel {
+        guard let parcel = mailbox.removeValue(forKey: slot) else { fatalError("StageRuntime: nothing has come for \(slot)") }
+        return parcel
     }
 
     private func bytes(_ tensor: Tensor) -> UnsafeMutableRawBufferPointer {

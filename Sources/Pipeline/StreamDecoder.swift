@@ -38,9 +38,11 @@ public final class StreamDecoder {
     private var streams: [Stream]
     /// Per sequence; filled on the head's rank.
     private var drawn: [[Int32]]
-    private let routing: SkipRouting
+    private let routing: LinkRouting
     /// Activations on their way, by consumer and edge.
-    private var mailbox: [Slot: Tensor] = [:]
+    private var mailbox: [Slot: Parcel] = [:]
+    /// Buffers of messages on their way, in or out.
+    private var messages: [Slot: Tensor] = [:]
     /// Tokens on their way from the head to the embedding, per stream.
     private var tokenRequests: [Request?]
     private let tokens: UnsafeMutablePointer<Int32>
@@ -66,7 +68,7 @@ public final class StreamDecoder {
         self.sample = sample
         embeddingRank = placement.ranks[0]
         headRank = placement.ranks[placement.stageCount - 1]
-        routing = SkipRouting(model.skips, stageLayers: stageLayers)
+        routing = LinkRouting(model.links, stageLayers: stageLayers)
         var schedule = ScheduleCatalog.evaluation(
             placement: placement, microBatchCount: prompts.count, chunkCount: 1)
         schedule.shape.skips = routing.edges
@@ -124,46 +126,38 @@ public final class StreamDecoder {
 extension StreamDecoder: StageExecutor {
     public func forward(_ unit: UnitOfWork, recorded: Bool) throws {
         let index = unit.microBatch
-        let pass = Pass(
-            tape: Tape(context, isRecording: false), batch: 1, time: streams[index].inputCount,
-            positionOffset: streams[index].position, samples: [UInt32(index)], isTraining: false)
-        func arrived(_ edge: Int) -> Variable? {
-            mailbox.removeValue(forKey: Slot(consumer: unit, edge: edge)).map { Variable($0) }
-        }
-        func leave(_ x: Variable, edge: Int, toStage: Int) {
+        let pass = pass(index)
+        func arrived(_ edge: Int) -> Parcel? { mailbox.removeValue(forKey: Slot(consumer: unit, edge: edge)) }
+        func leave(_ parcel: Parcel, edge: Int, toStage: Int) {
             var next = unit
             next.stage = toStage
-            mailbox[Slot(consumer: next, edge: edge)] = x.value
+            mailbox[Slot(consumer: next, edge: edge)] = parcel
         }
-        var x = arrived(0)
-        var localSkips: [Int: Variable] = [:]
-        for layer in stageLayers[unit.stage] {
-            for (number, skip) in model.skips.enumerated() where skip.to == layer {
-                x = pass.tape.add(x!, routing.edgeOfSkip[number].map { arrived($0)! } ?? localSkips[number]!)
-            }
-            if layer == 0 {
+        var links: [Int: Variable] = [:]
+        for (number, link) in routing.edges.enumerated() where link.toStage == unit.stage {
+            links[number + 1] = Variable(arrived(number + 1)!.tensor)
+        }
+        let output = try StagePass(model: model, routing: routing, layers: stageLayers[unit.stage], pass: pass).run(
+            arrived(0).map { Flow(Variable($0.tensor), selection: $0.selection) }, links: links,
+            carry: streams[index].carry,
+            embed: {
                 if stepCount > 0, !isCaughtUp { try takeToken(index) }
-                x = Array(streams[index].history.suffix(pass.time)).withUnsafeBufferPointer {
+                return Array(streams[index].history.suffix(pass.time)).withUnsafeBufferPointer {
                     model.embedding.forward($0.baseAddress!, pass)
                 }
-            } else if layer < model.layerCount - 1 {
-                let (y, carryOut) = model.blocks[layer - 1].forward(
-                    x!, carry: streams[index].carry[layer] ?? [], pass)
-                streams[index].carry[layer] = carryOut
-                x = y
-            } else {
-                try draw(index, from: x!, pass)
-                x = nil
-            }
-            for (number, skip) in model.skips.enumerated() where skip.from == layer {
-                if let edge = routing.edgeOfSkip[number] {
-                    leave(x!, edge: edge, toStage: routing.edges[edge - 1].toStage)
-                } else {
-                    localSkips[number] = x
-                }
-            }
+            },
+            finish: { try draw(index, from: $0, pass) })
+        streams[index].carry.merge(output.carry) { $1 }
+        for (edge, value) in output.links {
+            leave(Parcel(value.value), edge: edge, toStage: routing.edges[edge - 1].toStage)
         }
-        if let x { leave(x, edge: 0, toStage: unit.stage + 1) }
+        if let flow = output.flow { leave(Parcel(flow), edge: 0, toStage: unit.stage + 1) }
+    }
+
+    private func pass(_ stream: Int) -> Pass {
+        Pass(
+            tape: Tape(context, isRecording: false), batch: 1, time: streams[stream].inputCount,
+            positionOffset: streams[stream].position, samples: [UInt32(stream)], isTraining: false, isGenerating: true)
     }
 
     /// Adds the token that the head drew in the step before.
@@ -200,25 +194,31 @@ extension StreamDecoder: StageExecutor {
         tokenRequests[index] = try communicator.send(bytes, to: embeddingRank, tag: communicator.largestTag - index)
     }
 
-    public func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer {
-        let layer =
-            message.edge == 0
-            ? stageLayers[message.fromStage].upperBound - 1 : model.skips[routing.skipOfEdge[message.edge - 1]].from
-        let tensor = context.tensor(
-            Shape(streams[message.microBatch].inputCount, model.outputWidth(ofLayer: layer)), .messages)
-        mailbox[Slot(consumer: message.consumer, edge: message.edge)] = tensor
-        return UnsafeMutableRawBufferPointer(start: tensor.pointer, count: tensor.count * 4)
+    public func receiveBuffer(_ message: StageMessage) throws -> ReceiveBuffer {
+        let tensor = context.tensor(layout(message).shape, .messages)
+        messages[slot(message)] = tensor
+        return ReceiveBuffer(
+            UnsafeMutableRawBufferPointer(start: tensor.pointer, count: tensor.count * 4),
+            isUpperBound: MessageLayout.isRouted(message, model, stageLayers))
     }
 
-    public func received(_ message: StageMessage) throws {}
+    public func received(_ message: StageMessage, byteCount: Int) throws {
+        let buffer = messages.removeValue(forKey: slot(message))!
+        mailbox[slot(message)] = layout(message).parcel(buffer, byteCount: byteCount, context)
+    }
 
     public func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer {
-        let tensor = mailbox[Slot(consumer: message.consumer, edge: message.edge)]!
+        let tensor = mailbox.removeValue(forKey: slot(message))!.packed(context)
+        messages[slot(message)] = tensor
         return UnsafeRawBufferPointer(start: tensor.pointer, count: tensor.count * 4)
     }
 
-    public func sent(_ message: StageMessage) throws {
-        mailbox.removeValue(forKey: Slot(consumer: message.consumer, edge: message.edge))
+    public func sent(_ message: StageMessage) throws { messages.removeValue(forKey: slot(message)) }
+
+    private func slot(_ message: StageMessage) -> Slot { Slot(consumer: message.consumer, edge: message.edge) }
+
+    private func layout(_ message: StageMessage) -> MessageLayout {
+        MessageLayout(message, model, routing, stageLayers, pass(message.microBatch))
     }
 
     public func recompute(_ unit: UnitOfWork) throws { onlyForward() }

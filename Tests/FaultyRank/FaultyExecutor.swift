@@ -86,12 +86,12 @@ package final class FaultyExecutor: StageExecutor {
     package func inputGradient(_ unit: UnitOfWork) throws { try pass(Self.isWhole(unit) ? "B" : "I") }
     package func weightGradient(_ unit: UnitOfWork) throws { if !Self.isWhole(unit) { try pass("W") } }
 
-    package func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer {
+    package func receiveBuffer(_ message: StageMessage) throws -> ReceiveBuffer {
         try pass("RECV")
-        return buffer(of: message)
+        return ReceiveBuffer(buffer(of: message))
     }
 
-    package func received(_ message: StageMessage) throws {
+    package func received(_ message: StageMessage, byteCount: Int) throws {
         try pass("received")
         buffers.removeValue(forKey: message)?.deallocate()
     }

@@ -42,7 +42,7 @@ import Testing
     /// Zero allocations and no growth once the first steps have warmed the pool up.
     @Test(arguments: [false, true]) func stepsReuseTheirBuffers(rematerialized: Bool) throws {
         let tiny = try TinyModel(fillsWithNaN: false)
-        for block in tiny.model.blocks { block.isRematerialized = rematerialized }
+        for case let block as Block in tiny.model.hidden { block.isRematerialized = rematerialized }
         for number in 1...2 { _ = tiny.step(number) }
         let pool = tiny.context.pool
         let (allocations, live) = (pool.systemAllocationCount, pool.liveBytes)
@@ -58,7 +58,7 @@ import Testing
         for rematerialized in [false, true] {
             let layer: Setting = ["repeat": "6", "mixer": ["type": "rnn"], "mlp": ["hidden_size": "200"]]
             let tiny = try TinyModel(["vocabulary_size": "37", "width": "24", "layers": [layer]])
-            for block in tiny.model.blocks { block.isRematerialized = rematerialized }
+            for case let block as Block in tiny.model.hidden { block.isRematerialized = rematerialized }
             _ = tiny.step()
             peaks.append(tiny.context.pool.peakBytes(.activations))
         }
@@ -69,7 +69,7 @@ import Testing
     /// reach the loss or a gradient.
     @Test(arguments: [false, true]) func unwrittenElementsAreNeverRead(rematerialized: Bool) throws {
         let (checked, plain) = (try TinyModel(fillsWithNaN: true), try TinyModel(fillsWithNaN: false))
-        for block in checked.model.blocks { block.isRematerialized = rematerialized }
+        for case let block as Block in checked.model.hidden { block.isRematerialized = rematerialized }
         for number in 1...2 {
             let (a, b) = (checked.step(number), plain.step(number))
             #expect(a.loss.isFinite && a.loss == b.loss)

@@ -66,7 +66,7 @@ final class TinyModel {
             tape: tape, batch: Self.batch, time: Self.time, seed: 9, step: number,
             samples: (0..<Self.batch).map(UInt32.init), isTraining: true)
         var x = inputs.withUnsafeBufferPointer { model.embedding.forward($0.baseAddress!, pass) }
-        for block in model.blocks { x = block.forward(x, carry: [], pass).0 }
+        for layer in model.hidden { x = layer.forward(Flow(x), carry: [], pass).0.activation }
         let loss = targets.withUnsafeBufferPointer {
             model.head.loss(x, targets: $0.baseAddress!, scale: 1 / Float(Self.batch * Self.time), pass)
         }

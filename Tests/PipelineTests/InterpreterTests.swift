@@ -138,14 +138,14 @@ final class ChecksumExecutor: StageExecutor {
         gradients[unit.stage] = Self.mix(gradients[unit.stage] ?? 0, record, inputGradients[unit]!)
     }
 
-    func receiveBuffer(_ message: StageMessage) throws -> UnsafeMutableRawBufferPointer {
+    func receiveBuffer(_ message: StageMessage) throws -> ReceiveBuffer {
         enter("RECV", message.consumer)
         let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 8 * Self.copies, alignment: 8)
         buffers[message] = buffer
-        return buffer
+        return ReceiveBuffer(buffer)
     }
 
-    func received(_ message: StageMessage) throws {
+    func received(_ message: StageMessage, byteCount: Int) throws {
         let buffer = buffers.removeValue(forKey: message)!
         let numbers = buffer.bindMemory(to: UInt64.self)
         precondition(numbers.allSatisfy { $0 == numbers[0] }, "rank \(rank): damaged payload")

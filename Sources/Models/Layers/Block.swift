@@ -6,7 +6,7 @@ import Tensors
 /// With `residual: false` the sums are left out, and the output takes the mixer's own width: that is
 /// the plain stack of torch's word language model. Names: `input_layernorm`, `self_attn.*` or
 /// `mixer.*`, `post_attention_layernorm`, `mlp.*` under `model.layers.{i}`.
-public final class Block: ModelLayer {
+public final class Block: HiddenLayer {
     public let name: String
     public let uses: [ParameterUse]
     public let outputWidth: Int
@@ -21,6 +21,9 @@ public final class Block: ModelLayer {
     private let hasResidual: Bool
     private let dropout: Double
     private let mixerDropoutStream, mlpDropoutStream: Int
+
+    /// Beginnings of the names of its norms.
+    static let normNames = ["input_layernorm.", "post_attention_layernorm."]
 
     init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {
         name = builder.prefix
@@ -58,11 +61,22 @@ public final class Block: ModelLayer {
         uses = builder.uses
     }
 
-    public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
+    public func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
+        var flow = flow
+        // No token of this micro-batch has come so far.
+        if flow.selection?.time == 0 { return (flow, carry) }
+        let pass = pass.over(flow.selection)
+        let carryOut: Carry
         if isRematerialized, pass.tape.isRecording {
-            return pass.tape.rematerialized(x, carry: carry, pass) { self.compute($0, carry: $1, $2) }
+            let (outputs, carry) = pass.tape.rematerialized([flow.activation], carry: carry, pass) {
+                let (y, carryOut) = self.compute($0[0], carry: $1, $2)
+                return ([y], carryOut)
+            }
+            (flow.activation, carryOut) = (outputs[0], carry)
+        } else {
+            (flow.activation, carryOut) = compute(flow.activation, carry: carry, pass)
         }
-        return compute(x, carry: carry, pass)
+        return (flow, carryOut)
     }
 
     private func compute(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {

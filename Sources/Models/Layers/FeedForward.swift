@@ -42,10 +42,11 @@ public final class FeedForward {
     var savedPerToken: Int { (kind == .swiglu ? 3 : 2) * hiddenSize }
 }
 
-/// `y = x Wᵀ + b`, weight `[out, in]`.
+/// `y = x Wᵀ + b`, weight `[out, in]`; in a relaxed recursion with a low-rank correction of each application's own.
 public struct Linear {
     let weight: ParameterUse
     let bias: ParameterUse?
+    private let update: LowRankUpdate?
 
     init(
         _ name: String, _ input: Int, _ output: Int, bias hasBias: Bool, _ builder: LayerBuilder,
@@ -53,6 +54,7 @@ public struct Linear {
     ) {
         weight = builder.matrix("\(name).weight", output, input, initializer)
         bias = hasBias ? builder.vector("\(name).bias", output, .constant(0)) : nil
+        update = builder.lowRankUpdate(name, input, output)
     }
 
     /// With a bias that starts from `initialBias`.
@@ -62,7 +64,12 @@ public struct Linear {
     ) {
         weight = builder.matrix("\(name).weight", output, input, initializer)
         bias = builder.vector("\(name).bias", output, initialBias)
+        update = builder.lowRankUpdate(name, input, output)
     }
 
-    func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable { tape.linear(x, weight: weight, bias: bias) }
+    func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable {
+        let y = tape.linear(x, weight: weight, bias: bias)
+        guard let update else { return y }
+        return tape.add(y, update(x, tape))
+    }
 }

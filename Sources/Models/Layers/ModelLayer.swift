@@ -1,32 +1,44 @@
 import Autograd
 
-/// What enters a layer: token ids for the first, an activation `[B·T, D]` for the others.
-public enum LayerInput {
-    case tokens(UnsafePointer<Int32>)
-    case activation(Variable)
-}
-
-/// A position in the list that the pipeline cuts: the embedding, a block, or the head.
+/// A position in the list that the pipeline cuts: the embedding, a hidden layer, or the head.
 public protocol ModelLayer: AnyObject {
     /// Canonical prefix, for messages.
     var name: String { get }
     /// Use-sites of parameters, in order of application.
     var uses: [ParameterUse] { get }
     var outputWidth: Int { get }
-    /// Multiply-adds counted as two, forward, per token, at sequence length `time`.
+    /// Multiply-adds counted as two, forward, per token of the sequence, at sequence length `time`.
     func forwardFLOPsPerToken(time: Int) -> Double
     /// As above for the whole backward pass.
     func backwardFLOPsPerToken(time: Int) -> Double
-    /// Floats kept per token between forward and backward, outputs included.
+    /// Floats kept per token of the sequence between forward and backward, outputs included.
     var savedPerToken: Int { get }
     /// Floats per sequence of a carry that grows with the `positions` behind it.
     func growingCarry(positions: Int) -> Int
     /// Why the sequence axis cannot be cut into chunks, or nil when it can.
     var chunkingObstacle: String? { get }
+    /// Names of what the layer adds to the loss beside the cross-entropy.
+    var auxiliaryTerms: [String] { get }
+    /// Whether its output stands for some of the tokens only, which a selection names.
+    var routesTokens: Bool { get }
+    /// Rows of each sequence in the output, at most, for `time` tokens.
+    func outputTime(_ time: Int) -> Int
 }
 
 extension ModelLayer {
     public func backwardFLOPsPerToken(time: Int) -> Double { 2 * forwardFLOPsPerToken(time: time) }
     public var chunkingObstacle: String? { nil }
     public func growingCarry(positions: Int) -> Int { 0 }
+    public var auxiliaryTerms: [String] { [] }
+    public var routesTokens: Bool { false }
+    public func outputTime(_ time: Int) -> Int { time }
+}
+
+/// A layer between embedding and head.
+public protocol HiddenLayer: ModelLayer {
+    /// - Parameters:
+    ///   - flow: what the layer before put out, and what came along links to this one.
+    ///   - carry: state after the previous chunk; empty at a sequence's start.
+    /// - Returns: the output with what leaves along links, and the state after the last token.
+    func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry)
 }

@@ -93,7 +93,7 @@ enum LayerProfile {
         tokens.withUnsafeBufferPointer { ids in
             switch layer {
             case let embedding as EmbeddingLayer: output = embedding.forward(ids.baseAddress!, pass)
-            case let block as Block: output = block.forward(x, carry: [], pass).0
+            case let layer as any HiddenLayer: output = layer.forward(Flow(x), carry: [], pass).0.activation
             case let head as HeadLayer: _ = head.loss(x, targets: ids.baseAddress!, scale: 1, pass)
             default: fatalError("LayerProfile: layer \(layer.name) has no way to run")
             }

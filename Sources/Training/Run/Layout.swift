@@ -55,7 +55,7 @@ public struct Layout: Sendable {
             }
         let ranges = (0..<stageCount).map { partition.layers(of: $0) }
         stageLayers = ranges
-        let skips = SkipRouting(model.skips, stageLayers: ranges).edges
+        let skips = LinkRouting(model.links, stageLayers: ranges).edges
         if case .file(let path) = parallel.schedule, !schedule.shape.skips.isEmpty, schedule.shape.skips != skips {
             throw RunError.scheduleFile(
                 path: path,
@@ -100,9 +100,10 @@ public struct Layout: Sendable {
         guard parallel.chunks <= time else {
             throw RunError.chunksExceedTime(chunks: parallel.chunks, time: time)
         }
-        for index in parallel.rematerializedLayers where !(1...model.blocks.count).contains(index) {
+        for index in parallel.rematerializedLayers
+        where !(1..<model.layerCount).contains(index) || !(model.layers[index] is Block) {
             throw RunError.usage(
-                "parallel.rematerialize names layer \(index); blocks are layers 1 to \(model.blocks.count)")
+                "parallel.rematerialize names layer \(index), which is no block; the layers are 1 to \(model.hidden.count)")
         }
     }
 

@@ -35,8 +35,8 @@ public struct RunPlan: Sendable {
         timings: [LayerTiming]? = nil, receiveLookAhead: Int = 4
     ) throws {
         let parallel = run.parallel
-        for index in parallel.rematerializedLayers where (1...model.blocks.count).contains(index) {
-            model.blocks[index - 1].isRematerialized = true
+        for index in parallel.rematerializedLayers where index < model.layerCount {
+            (model.layers[index] as? Block)?.isRematerialized = true
         }
         layout = try Layout(
             model: model, run: run, rankCount: rankCount, optimizerCopies: optimizerCopies, timings: timings,

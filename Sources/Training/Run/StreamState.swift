@@ -52,8 +52,8 @@ struct StreamState {
         let cut = session.plan.cut
         var carry: [StageRuntime.CarryKey: Carry] = [:]
         for layer in session.ownedLayers {
-            guard layer > 0, layer <= session.model.blocks.count else { continue }
-            for base in session.model.blocks[layer - 1].mixer.streamStateNames {
+            guard let block = session.model.layers[layer] as? Block else { continue }
+            for base in block.mixer.streamStateNames {
                 guard let whole = try read("carry.\(layer - 1).\(base)") else { continue }
                 let (count, width) = (whole.shape[0], whole.width)
                 for l in 0..<count {

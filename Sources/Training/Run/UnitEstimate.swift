@@ -68,7 +68,7 @@ struct UnitEstimate {
         activationBytes = layers.enumerated().map { index, layer in
             // A single block of logits waits for the weight gradient.
             let logits = index == layers.count - 1 && headRows == tokens ? model.vocabularySize : 0
-            let arriving = model.skips.filter { $0.to == index }.reduce(0) { $0 + layers[$1.from].outputWidth }
+            let arriving = model.links.filter { $0.to == index }.reduce(0) { $0 + $1.width }
             // What earlier chunks carried in lies beside its gradient.
             let past = cut.chunkCount > 1 ? 2 * rows * layer.growingCarry(positions: cut.time) : 0
             return 4 * ((layer.savedPerToken + logits + arriving) * tokens + past)
