@@ -1,27 +1,22 @@
 import Kernels
 
-/// The smallest piece of work a schedule names: one micro-batch's one chunk in one stage, in one pass
-/// through the stages.
+/// The smallest piece of work a schedule names: one micro-batch's one chunk in one stage. Layers that are used several
+/// times over lie in a stage for each use.
 public struct UnitOfWork: Hashable, Sendable {
     public var stage: Int
     public var microBatch: Int
     /// Slice of the sequence axis, `0` first in time.
     public var chunk: Int
-    /// Pass through the shared block, `0` unless the placement is a ring.
-    public var recursion: Int
 
-    public init(stage: Int, microBatch: Int, chunk: Int = 0, recursion: Int = 0) {
+    public init(stage: Int, microBatch: Int, chunk: Int = 0) {
         self.stage = stage
         self.microBatch = microBatch
         self.chunk = chunk
-        self.recursion = recursion
     }
 }
 
 extension UnitOfWork: CustomStringConvertible {
-    public var description: String {
-        "s\(stage) m\(microBatch) c\(chunk)" + (recursion == 0 ? "" : " r\(recursion)")
-    }
+    public var description: String { "s\(stage) m\(microBatch) c\(chunk)" }
 }
 
 /// One thing one rank does, the vocabulary of every schedule, simulation and trace.
@@ -32,9 +27,9 @@ extension UnitOfWork: CustomStringConvertible {
 ///     compute = "F" | "I" | "W" | "B" | "R"
 ///     message = ("SEND" | "RECV" | "WAIT") "_" ("A" | "G")                 with ["e" edge] after the unit
 ///     global  = "REDUCE_TIED" | "STEP"
-///     unit    = "s" stage "m" microBatch ["c" chunk] ["r" recursion]      each letter joined to its number
+///     unit    = "s" stage "m" microBatch ["c" chunk]                      each letter joined to its number
 ///
-/// for example `F s1 m3 c0`, `F s0 m2 c1 unrecorded`, `SEND_G s1 m3 c0 e1`, `STEP`. An absent `c`, `r` or `e` means 0.
+/// for example `F s1 m3 c0`, `F s0 m2 c1 unrecorded`, `SEND_G s1 m3 c0 e1`, `STEP`. An absent `c` or `e` means 0.
 ///
 /// A message action carries the unit on its own side of the edge: `SEND_A s0 m3` sends what stage 0 computed for
 /// micro-batch 3 to stage 1, which takes it with `RECV_A s1 m3`; `SEND_G s1 m3` answers with the gradient,
@@ -66,23 +61,23 @@ public struct Action: Hashable, Sendable, BitwiseCopyable {
     private let microBatchBits: UInt32
     private let stageBits: UInt16
     private let chunkBits: UInt16
-    private let recursionBits: UInt16
+    private let edgeBits: UInt16
     public let kind: Kind
-    /// Bit 0: recorded; the other seven: the edge.
-    private let flags: UInt8
+    /// For `forward`: whether intermediate results are kept for the backward. True for every other kind.
+    public let isRecorded: Bool
 
     /// Edge numbers are below this.
-    static let edgeLimit = 128
+    static let edgeLimit = 1 << 16
 
     /// - Parameters:
     ///   - edge: for messages: 0 is the line of stages, others count the skips from 1.
     ///   - recorded: for `forward`.
-    /// - Precondition: stage, chunk and recursion are below 2¹⁶, the micro-batch below 2³², the edge below 2⁷.
+    /// - Precondition: stage, chunk and edge are below 2¹⁶, the micro-batch below 2³².
     public init(_ kind: Kind, _ unit: UnitOfWork, edge: Int = 0, recorded: Bool = true) {
         require(
             UInt16(exactly: unit.stage) != nil && UInt16(exactly: unit.chunk) != nil
-                && UInt16(exactly: unit.recursion) != nil && UInt32(exactly: unit.microBatch) != nil,
-            "Action: got unit \(unit); expected stage, chunk and recursion in 0..<65536, micro-batch in 0..<2^32")
+                && UInt32(exactly: unit.microBatch) != nil,
+            "Action: got unit \(unit); expected stage and chunk in 0..<65536, micro-batch in 0..<2^32")
         require(
             edge == 0 || kind.isMessage && (0..<Self.edgeLimit).contains(edge),
             "Action: got edge \(edge) for \(kind.text); expected 0..<\(Self.edgeLimit), 0 unless it is a message")
@@ -90,8 +85,8 @@ public struct Action: Hashable, Sendable, BitwiseCopyable {
         microBatchBits = UInt32(unit.microBatch)
         stageBits = UInt16(unit.stage)
         chunkBits = UInt16(unit.chunk)
-        recursionBits = UInt16(unit.recursion)
-        flags = UInt8(edge) << 1 | (recorded || kind != .forward ? 1 : 0)
+        edgeBits = UInt16(edge)
+        isRecorded = recorded || kind != .forward
     }
 
     /// An action of the rank as a whole: `reduceTied` or `step`.
@@ -108,14 +103,9 @@ public struct Action: Hashable, Sendable, BitwiseCopyable {
     public var stage: Int { Int(stageBits) }
     public var microBatch: Int { Int(microBatchBits) }
     public var chunk: Int { Int(chunkBits) }
-    public var recursion: Int { Int(recursionBits) }
     /// The edge that a message takes; 0 for everything else.
-    public var edge: Int { Int(flags >> 1) }
-    /// For `forward`: whether intermediate results are kept for the backward. True for every other kind.
-    public var isRecorded: Bool { flags & 1 != 0 }
-    public var unit: UnitOfWork {
-        UnitOfWork(stage: stage, microBatch: microBatch, chunk: chunk, recursion: recursion)
-    }
+    public var edge: Int { Int(edgeBits) }
+    public var unit: UnitOfWork { UnitOfWork(stage: stage, microBatch: microBatch, chunk: chunk) }
 }
 
 extension Action.Kind {
@@ -183,8 +173,7 @@ extension Action: CustomStringConvertible {
             return
         }
         guard let microBatch = numbers["m"] else { return nil }
-        let unit = UnitOfWork(
-            stage: stage, microBatch: microBatch, chunk: numbers["c"] ?? 0, recursion: numbers["r"] ?? 0)
+        let unit = UnitOfWork(stage: stage, microBatch: microBatch, chunk: numbers["c"] ?? 0)
         self.init(kind, unit, edge: numbers["e"] ?? 0, recorded: recorded)
     }
 
@@ -193,7 +182,7 @@ extension Action: CustomStringConvertible {
         switch letter {
         case "s": Int(UInt16.max)
         case _ where kind == .reduceReplicas: nil
-        case "c", "r": Int(UInt16.max)
+        case "c": Int(UInt16.max)
         case "m": Int(UInt32.max)
         case "e" where kind.isMessage: edgeLimit - 1
         default: nil

@@ -14,8 +14,6 @@ public struct StageMessage: Hashable, Sendable {
     public var toStage: Int { consumer.stage }
     public var microBatch: Int { producer.microBatch }
     public var chunk: Int { producer.chunk }
-    /// The producer's pass.
-    public var recursion: Int { producer.recursion }
 
     /// What a SEND, RECV or WAIT action moves; nil for other kinds and where the edge does not touch the stage.
     public init?(_ action: Action, _ shape: ScheduleShape) {
@@ -48,13 +46,14 @@ public struct StageMessage: Hashable, Sendable {
     /// The receives that bring a compute action what it needs from other stages; the line first.
     static func receives(for action: Action, _ shape: ScheduleShape) -> [Action] {
         let kind: Action.Kind
+        let ends: KeyPath<SkipEdge, Int>
         switch action.kind {
-        case .forward: kind = .receiveActivation
-        case .inputGradient, .backward: kind = .receiveGradient
+        case .forward: (kind, ends) = (.receiveActivation, \.toStage)
+        case .inputGradient, .backward: (kind, ends) = (.receiveGradient, \.fromStage)
         default: return []
         }
-        return (0...shape.skips.count).map { Action(kind, action.unit, edge: $0) }
-            .filter { StageMessage($0, shape) != nil }
+        let edges = [0] + shape.skips.indices.filter { shape.skips[$0][keyPath: ends] == action.stage }.map { $0 + 1 }
+        return edges.map { Action(kind, action.unit, edge: $0) }.filter { StageMessage($0, shape) != nil }
     }
 
     /// Those of them that come from other ranks.
@@ -66,9 +65,8 @@ public struct StageMessage: Hashable, Sendable {
     }
 }
 
-/// Numbers the messages of a step: `kind · edge · recursion · micro-batch · chunk` in mixed radix, so that two
-/// messages of one step never share a tag. A piece of the line is named by its sending stage, which has one neighbour
-/// each way; skips follow.
+/// Numbers the messages of a step: `kind · edge · micro-batch · chunk` in mixed radix, so that two messages of one step
+/// never share a tag. A piece of the line is named by its sending stage, which has one neighbour each way; skips follow.
 public struct MessageTags: Sendable {
     private let index: ScheduleIndex
 

@@ -1,6 +1,6 @@
 import Kernels
 
-/// A layer's output that feeds a layer of a later stage past the stages between, in the same pass.
+/// A layer's output that feeds a layer of a later stage past the stages between.
 public struct SkipEdge: Hashable, Sendable {
     public let fromStage: Int
     public let toStage: Int
@@ -28,25 +28,22 @@ public struct ScheduleShape: Hashable, Sendable {
     public var microBatchCount: Int
     /// Slices of the sequence axis per micro-batch.
     public var chunkCount: Int
-    /// Passes through all stages; more than 1 only in a ring.
-    public var recursionCount: Int
     public var purpose: Purpose
     /// Edges beside the line of stages; two may join the same stages. `Action.edge` counts them from 1.
     public var skips: [SkipEdge] { didSet { checkSkips() } }
 
-    /// - Precondition: every count is at least 1; at most 127 skips, between stages that exist.
+    /// - Precondition: every count is at least 1; at most 65,535 skips, between stages that exist.
     public init(
-        stageCount: Int, microBatchCount: Int, chunkCount: Int = 1, recursionCount: Int = 1,
-        purpose: Purpose = .training, skips: [SkipEdge] = []
+        stageCount: Int, microBatchCount: Int, chunkCount: Int = 1, purpose: Purpose = .training,
+        skips: [SkipEdge] = []
     ) {
         require(
-            stageCount >= 1 && microBatchCount >= 1 && chunkCount >= 1 && recursionCount >= 1,
-            "ScheduleShape: got \(stageCount) stages, \(microBatchCount) micro-batches, \(chunkCount) chunks, "
-                + "\(recursionCount) recursions; expected each to be at least 1")
+            stageCount >= 1 && microBatchCount >= 1 && chunkCount >= 1,
+            "ScheduleShape: got \(stageCount) stages, \(microBatchCount) micro-batches, \(chunkCount) chunks; "
+                + "expected each to be at least 1")
         self.stageCount = stageCount
         self.microBatchCount = microBatchCount
         self.chunkCount = chunkCount
-        self.recursionCount = recursionCount
         self.purpose = purpose
         self.skips = skips
         checkSkips()
@@ -60,28 +57,27 @@ public struct ScheduleShape: Hashable, Sendable {
     }
 
     /// Units of one stage.
-    public var unitsPerStage: Int { recursionCount * microBatchCount * chunkCount }
+    public var unitsPerStage: Int { microBatchCount * chunkCount }
     public var unitCount: Int { stageCount * unitsPerStage }
 
     /// Dense number of a unit, `0..<unitCount`; micro-batches of a stage are neighbours.
     public func index(of unit: UnitOfWork) -> Int {
-        ((unit.stage * recursionCount + unit.recursion) * microBatchCount + unit.microBatch) * chunkCount + unit.chunk
+        (unit.stage * microBatchCount + unit.microBatch) * chunkCount + unit.chunk
     }
 
     public func unit(at index: Int) -> UnitOfWork {
         let (row, chunk) = index.quotientAndRemainder(dividingBy: chunkCount)
-        let (pass, microBatch) = row.quotientAndRemainder(dividingBy: microBatchCount)
-        let (stage, recursion) = pass.quotientAndRemainder(dividingBy: recursionCount)
-        return UnitOfWork(stage: stage, microBatch: microBatch, chunk: chunk, recursion: recursion)
+        let (stage, microBatch) = row.quotientAndRemainder(dividingBy: microBatchCount)
+        return UnitOfWork(stage: stage, microBatch: microBatch, chunk: chunk)
     }
 
     public func contains(_ unit: UnitOfWork) -> Bool {
         (0..<stageCount).contains(unit.stage) && (0..<microBatchCount).contains(unit.microBatch)
-            && (0..<chunkCount).contains(unit.chunk) && (0..<recursionCount).contains(unit.recursion)
+            && (0..<chunkCount).contains(unit.chunk)
     }
 
     /// The unit whose output comes to this unit along an edge; nil where the edge does not end here. On the line
-    /// (edge 0) stage 0 has its input from the data, or in a ring from the last stage of the pass before.
+    /// (edge 0) stage 0 has its input from the data.
     public func upstream(of unit: UnitOfWork, edge: Int = 0) -> UnitOfWork? {
         var other = unit
         if edge > 0 {
@@ -89,9 +85,6 @@ public struct ScheduleShape: Hashable, Sendable {
             other.stage = skips[edge - 1].fromStage
         } else if unit.stage > 0 {
             other.stage -= 1
-        } else if unit.recursion > 0 {
-            other.stage = stageCount - 1
-            other.recursion -= 1
         } else {
             return nil
         }
@@ -99,7 +92,7 @@ public struct ScheduleShape: Hashable, Sendable {
     }
 
     /// The unit that reads this unit's output along an edge; nil where the edge does not begin here. On the line
-    /// (edge 0) the last stage's output goes to the loss, or in a ring to the first stage of the next pass.
+    /// (edge 0) the last stage's output goes to the loss.
     public func downstream(of unit: UnitOfWork, edge: Int = 0) -> UnitOfWork? {
         var other = unit
         if edge > 0 {
@@ -107,9 +100,6 @@ public struct ScheduleShape: Hashable, Sendable {
             other.stage = skips[edge - 1].toStage
         } else if unit.stage < stageCount - 1 {
             other.stage += 1
-        } else if unit.recursion < recursionCount - 1 {
-            other.stage = 0
-            other.recursion += 1
         } else {
             return nil
         }
@@ -127,7 +117,6 @@ public struct ScheduleShape: Hashable, Sendable {
 ///     purpose training         optional: training, or evaluation (only unrecorded F)
 ///     micro_batches 4
 ///     chunks 1                 optional, 1
-///     recursions 1             optional, 1
 ///     placement 0 1            rank of each stage in turn; every rank from 0 up holds at least one
 ///     skips 0-2 0-3            optional: edges 1, 2, ... beside the line, from stage to stage
 ///     peak 2 1                 optional: most units of work each rank may hold recorded at once
@@ -202,8 +191,7 @@ extension Schedule {
     public var text: String {
         var lines = [
             "schedule \(name)", "purpose \(shape.purpose.rawValue)", "micro_batches \(shape.microBatchCount)",
-            "chunks \(shape.chunkCount)", "recursions \(shape.recursionCount)",
-            "placement " + placement.ranks.map(String.init).joined(separator: " "),
+            "chunks \(shape.chunkCount)", "placement " + placement.ranks.map(String.init).joined(separator: " "),
         ]
         if !shape.skips.isEmpty {
             lines.append("skips " + shape.skips.map { "\($0.fromStage)-\($0.toStage)" }.joined(separator: " "))

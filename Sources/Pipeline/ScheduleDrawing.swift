@@ -4,11 +4,10 @@
 ///     rank 1  .  F0 F1 B0 B1 .
 ///
 /// A cell holds what the rank begins in that column, `-` while it goes on, `.` when idle; `F3.1` is micro-batch 3,
-/// chunk 1; a ring adds the pass, `F3.1.0`. Reductions and steps are left out. When several actions begin in one
-/// column the last is shown.
+/// chunk 1. Reductions and steps are left out. When several actions begin in one column the last is shown.
 public enum ScheduleDrawing {
     /// - Parameters:
-    ///   - schedule: gives the number of chunks and passes.
+    ///   - schedule: gives the number of chunks.
     ///   - simulation: made with a timeline.
     ///   - column: seconds per column; nil takes the shortest compute action.
     ///   - maximumColumns: the drawing is cut there and marked with `…`.
@@ -47,8 +46,7 @@ public enum ScheduleDrawing {
 
     private static func label(_ action: Action, _ shape: ScheduleShape) -> String {
         var text = "\(action.kind.text)\(action.microBatch)"
-        if shape.chunkCount > 1 || shape.recursionCount > 1 { text += ".\(action.chunk)" }
-        if shape.recursionCount > 1 { text += ".\(action.recursion)" }
+        if shape.chunkCount > 1 { text += ".\(action.chunk)" }
         return text
     }
 

@@ -73,7 +73,7 @@ struct ScheduleReader {
         openRank = nil
         let key = words.removeFirst()
         let known = [
-            "schedule", "purpose", "micro_batches", "chunks", "recursions", "placement", "skips", "peak", "lowered",
+            "schedule", "purpose", "micro_batches", "chunks", "placement", "skips", "peak", "lowered",
         ]
         guard known.contains(key) else {
             throw .malformed(
@@ -152,8 +152,8 @@ struct ScheduleReader {
         }
         let shape = ScheduleShape(
             stageCount: ranks.count, microBatchCount: try count("micro_batches", default: nil),
-            chunkCount: try count("chunks", default: 1), recursionCount: try count("recursions", default: 1),
-            purpose: purpose, skips: try skips(stageCount: ranks.count))
+            chunkCount: try count("chunks", default: 1), purpose: purpose,
+            skips: try skips(stageCount: ranks.count))
         let placement = Placement(ranks: ranks)
         let peak = try numbers("peak", atLeast: 0)
         guard peak == nil || peak!.count == placement.rankCount else {

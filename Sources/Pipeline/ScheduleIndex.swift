@@ -9,7 +9,6 @@ struct ScheduleIndex: Sendable {
     let unitCount: Int
     /// Units and messages on skips.
     let slotCount: Int
-    private let passStride: Int
     /// Per stage, the skips that end and begin there; empty lists when there are none at all.
     private let skipsIn: [[Int]]
     private let skipsOut: [[Int]]
@@ -17,7 +16,6 @@ struct ScheduleIndex: Sendable {
     init(_ shape: ScheduleShape) {
         self.shape = shape
         stride = shape.unitsPerStage
-        passStride = shape.microBatchCount * shape.chunkCount
         unitCount = shape.unitCount
         slotCount = shape.unitCount + shape.skips.count * shape.unitsPerStage
         var skipsIn = [[Int]](repeating: [], count: shape.skips.isEmpty ? 0 : shape.stageCount)
@@ -31,8 +29,7 @@ struct ScheduleIndex: Sendable {
     }
 
     func unit(_ action: Action) -> Int {
-        ((action.stage * shape.recursionCount + action.recursion) * shape.microBatchCount + action.microBatch)
-            * shape.chunkCount + action.chunk
+        (action.stage * shape.microBatchCount + action.microBatch) * shape.chunkCount + action.chunk
     }
 
     func stage(_ unit: Int) -> Int { unit / stride }
@@ -40,15 +37,13 @@ struct ScheduleIndex: Sendable {
     /// The unit that feeds an action's unit along an edge that ends at its stage; −1 where the data do.
     func upstream(_ action: Action, _ unit: Int, edge: Int) -> Int {
         if edge > 0 { return unit - (action.stage - shape.skips[edge - 1].fromStage) * stride }
-        if action.stage > 0 { return unit - stride }
-        return action.recursion > 0 ? unit + (shape.stageCount - 1) * stride - passStride : -1
+        return action.stage > 0 ? unit - stride : -1
     }
 
     /// The unit that an action's unit feeds along an edge that begins at its stage; −1 where it is the loss.
     func downstream(_ action: Action, _ unit: Int, edge: Int) -> Int {
         if edge > 0 { return unit + (shape.skips[edge - 1].toStage - action.stage) * stride }
-        if action.stage < shape.stageCount - 1 { return unit + stride }
-        return action.recursion < shape.recursionCount - 1 ? unit - (shape.stageCount - 1) * stride + passStride : -1
+        return action.stage < shape.stageCount - 1 ? unit + stride : -1
     }
 
     /// Calls `body` with each unit that feeds an action's unit, and the edge: the line first, then skips.

@@ -108,8 +108,7 @@ public enum Trace {
             ? "{}"
             : action.kind == .reduceReplicas
                 ? #"{"stage":\#(action.stage)}"#
-                : #"{"stage":\#(action.stage),"micro_batch":\#(action.microBatch),"chunk":\#(action.chunk),"#
-                    + #""recursion":\#(action.recursion)}"#
+                : #"{"stage":\#(action.stage),"micro_batch":\#(action.microBatch),"chunk":\#(action.chunk)}"#
         let start = microseconds(timed.start)
         let duration = microseconds(timed.end - timed.start)
         return #"{"name":"\#(action)","cat":"\#(category)","ph":"X","pid":0,"tid":\#(rank),"#

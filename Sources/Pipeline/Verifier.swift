@@ -59,7 +59,7 @@ private struct ScheduleCensus {
     /// Per unit, and per message slot beyond the line, one bit per kind of action seen; B counts as I and W. Line
     /// messages count at the unit that names them.
     private var seen: [UInt16]
-    /// The bits that each slot needs: per stage and pass for units with their line messages, per skip for the rest.
+    /// The bits that each slot needs: per stage for units with their line messages, per skip for the rest.
     private let unitBits: [UInt16]
     private let skipBits: [UInt16]
     /// Per stage, whether REDUCE_DP was seen.
@@ -81,13 +81,11 @@ private struct ScheduleCensus {
         }
         let receiver = bits([.receiveActivation, .sendGradient, .waitGradient], [.receiveActivation])
         let sender = bits([.sendActivation, .waitActivation, .receiveGradient], [.sendActivation, .waitActivation])
-        unitBits = (0..<shape.stageCount).flatMap { stage in
-            (0..<shape.recursionCount).map { recursion in
-                let unit = UnitOfWork(stage: stage, microBatch: 0, recursion: recursion)
-                return bits([.forward, .inputGradient, .weightGradient], [.forward])
-                    | (isRemote(unit, shape.upstream(of: unit)) ? receiver : 0)
-                    | (isRemote(unit, shape.downstream(of: unit)) ? sender : 0)
-            }
+        unitBits = (0..<shape.stageCount).map { stage in
+            let unit = UnitOfWork(stage: stage, microBatch: 0)
+            return bits([.forward, .inputGradient, .weightGradient], [.forward])
+                | (isRemote(unit, shape.upstream(of: unit)) ? receiver : 0)
+                | (isRemote(unit, shape.downstream(of: unit)) ? sender : 0)
         }
         skipBits = shape.skips.map { skip in
             schedule.isLowered && placement[skip.fromStage] != placement[skip.toStage] ? receiver | sender : 0
@@ -143,13 +141,10 @@ private struct ScheduleCensus {
     }
 
     private mutating func count(_ rank: Int, _ position: Int, _ action: Action) {
-        guard action.stage < shape.stageCount, action.microBatch < shape.microBatchCount,
-            action.chunk < shape.chunkCount, action.recursion < shape.recursionCount
-        else {
+        guard shape.contains(action.unit) else {
             return report(
                 rank, position, action,
-                "outside \(shape.stageCount) stages, \(shape.microBatchCount) micro-batches, \(shape.chunkCount) "
-                    + "chunks, \(shape.recursionCount) recursions")
+                "outside \(shape.stageCount) stages, \(shape.microBatchCount) micro-batches, \(shape.chunkCount) chunks")
         }
         let home = schedule.placement.ranks[action.stage]
         guard home == rank else {
@@ -181,7 +176,7 @@ private struct ScheduleCensus {
         guard schedule.isLowered else { return "the schedule is not marked as lowered" }
         let expected: UInt16
         if action.edge == 0 {
-            expected = unitBits[action.stage * shape.recursionCount + action.recursion]
+            expected = unitBits[action.stage]
         } else if StageMessage(action, shape) != nil {
             expected = skipBits[action.edge - 1]
         } else {
@@ -193,10 +188,9 @@ private struct ScheduleCensus {
 
     /// Nothing is missing, and R exactly where needed.
     mutating func checkCompleteness() {
-        let passLength = shape.microBatchCount * shape.chunkCount
         let recompute = Self.bit(.recompute)
         for number in 0..<index.unitCount {
-            let expected = unitBits[number / passLength]
+            let expected = unitBits[index.stage(number)]
             let bits = seen[number]
             if bits & expected != expected { reportMissing(expected & ~bits, shape.unit(at: number), edge: 0) }
             if shape.purpose == .training, (bits & recompute == 0) != (bits & Self.unrecorded == 0) {
@@ -268,43 +262,36 @@ private struct ScheduleCensus {
     }
 
     private mutating func checkGradientOrder(_ rank: Int, _ actions: [Action]) {
-        // Next place in the accumulation order, per stage and recursion.
-        var next = [Int](repeating: 0, count: shape.stageCount * shape.recursionCount)
+        // Next place in the accumulation order, per stage.
+        var next = [Int](repeating: 0, count: shape.stageCount)
         var nextInput = next
-        func unit(_ place: Int, _ stage: Int, _ recursion: Int) -> UnitOfWork {
-            let (microBatch, chunk) = place.quotientAndRemainder(dividingBy: shape.chunkCount)
-            return UnitOfWork(
-                stage: stage, microBatch: microBatch, chunk: shape.chunkCount - 1 - chunk, recursion: recursion)
-        }
         for (position, action) in actions.enumerated() {
-            let slot = action.stage * shape.recursionCount + action.recursion
             let place = (action.microBatch + 1) * shape.chunkCount - 1 - action.chunk
             if action.kind == .inputGradient || action.kind == .backward {
                 // Layers that recompute themselves, and a head whose logits do not fit, add weight gradients here.
-                if place != nextInput[slot] {
+                if place != nextInput[action.stage] {
                     return report(
                         rank, position, action,
                         "input gradients run in micro-batch, then reverse chunk order; "
-                            + "'\(unit(nextInput[slot], action.stage, action.recursion))' comes first")
+                            + "'\(shape.backwardUnit(stage: action.stage, nextInput[action.stage]))' comes first")
                 }
-                nextInput[slot] += 1
+                nextInput[action.stage] += 1
             }
             switch action.kind {
             case .weightGradient, .backward:
-                if place != next[slot] {
+                if place != next[action.stage] {
                     return report(
                         rank, position, action,
                         "weight gradients are added in micro-batch, then reverse chunk order; "
-                            + "'\(unit(next[slot], action.stage, action.recursion))' comes first")
+                            + "'\(shape.backwardUnit(stage: action.stage, next[action.stage]))' comes first")
                 }
-                next[slot] += 1
+                next[action.stage] += 1
             case .reduceReplicas:
-                for recursion in 0..<shape.recursionCount {
-                    let done = next[action.stage * shape.recursionCount + recursion]
-                    guard done < shape.microBatchCount * shape.chunkCount else { continue }
+                if next[action.stage] < shape.unitsPerStage {
                     return report(
                         rank, position, action,
-                        "stands before the weight gradient of '\(unit(done, action.stage, recursion))'")
+                        "stands before the weight gradient of "
+                            + "'\(shape.backwardUnit(stage: action.stage, next[action.stage]))'")
                 }
             default: break
             }

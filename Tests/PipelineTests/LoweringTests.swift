@@ -150,7 +150,7 @@ import Testing
     }
 
     @Test func tagsAreInjective() throws {
-        var shape = ScheduleShape(stageCount: 3, microBatchCount: 4, chunkCount: 2, recursionCount: 2)
+        var shape = ScheduleShape(stageCount: 3, microBatchCount: 4, chunkCount: 2)
         for skips in [[], [SkipEdge(fromStage: 0, toStage: 2), SkipEdge(fromStage: 0, toStage: 2)]] {
             shape.skips = skips
             let limit = 2 * (shape.unitCount + skips.count * shape.unitsPerStage)
@@ -171,7 +171,7 @@ import Testing
             #expect(seen.count == 2 * (shape.unitCount - 8 + skips.count * shape.unitsPerStage))
         }
         shape.skips = []
-        #expect(throws: ScheduleError.tooManyMessages(count: 96, limit: 95)) { try MessageTags(shape, largestTag: 94) }
-        _ = try MessageTags(shape, largestTag: 95)
+        #expect(throws: ScheduleError.tooManyMessages(count: 48, limit: 47)) { try MessageTags(shape, largestTag: 46) }
+        _ = try MessageTags(shape, largestTag: 47)
     }
 }

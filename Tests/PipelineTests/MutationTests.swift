@@ -18,7 +18,7 @@ import Testing
             return try! ScheduleCatalog.training(
                 name, ScheduleRequest(rankCount: p, microBatchCount: m, chunkCount: k, rematerialization: mode))
         }
-        // V shapes, rings, skips between ranks and within one.
+        // V shapes, loops, skips between ranks and within one.
         compute += (0..<40).map { RandomSchedule.compute(seed: $0) }
             .filter { $0.ranks.count > 1 && (6...12).contains($0.shape.unitCount) }.prefix(5)
         compute.append(
@@ -126,7 +126,7 @@ import Testing
         #expect(accepted > 0 || !subject.schedule.isLowered || subject.schedule.ranks.count == 1)
     }
 
-    /// Another micro-batch, chunk, stage, pass, edge or kind in the same place.
+    /// Another micro-batch, chunk, stage, edge or kind in the same place.
     @Test(arguments: subjects) func relabelledActionsAreNamed(subject: Subject) {
         for (rank, actions) in subject.schedule.ranks.enumerated() {
             for (position, action) in actions.enumerated() {
@@ -144,11 +144,10 @@ import Testing
         guard action.kind.isCompute || action.kind.isMessage else {
             return [Action(.reduceTied), Action(.step), .reduceReplicas(stage: action.stage + 1)]
         }
-        var units = [action.unit, action.unit, action.unit, action.unit]
+        var units = [action.unit, action.unit, action.unit]
         units[0].microBatch += 1
         units[1].chunk += 1
         units[2].stage += 1
-        units[3].recursion += 1
         if action.microBatch > 0 { units.append(UnitOfWork(stage: action.stage, microBatch: action.microBatch - 1)) }
         var actions = units.map { Action(action.kind, $0, edge: action.edge, recorded: action.isRecorded) }
         let kinds = Action.Kind.allCases.filter { $0.isCompute == action.kind.isCompute && !$0.isGlobal }

@@ -46,7 +46,7 @@ import Testing
             "schedule line 4: got skip '2-1'; expected two stages below 3, as in '0-2'"
         ),
         ("schedule a\nmicro_batches 1\nplacement 0 1\nskips 0-2", "schedule line 4: got skip '0-2'; expected"),
-        ("schedule a\nmicro_batches 1\nplacement 0 1\nskips", "schedule line 4: got 0 skips; expected 1 to 127"),
+        ("schedule a\nmicro_batches 1\nplacement 0 1\nskips", "schedule line 4: got 0 skips; expected 1 to 65535"),
         ("schedule a\nplacement 0\nrank 0: F s0 m0", "schedule line 3: 'micro_batches' is missing"),
         ("schedule a\nmicro_batches 1\nplacement 0 2\nrank 0:", "schedule line 3: 'placement' needs the rank"),
         (
@@ -119,7 +119,7 @@ import Testing
         #expect("\(absence)".hasPrefix("a.sched:4: rank 0, absent, 'I s0 m1 c0': the unit has no input gradient"))
         #expect(
             throws: ScheduleError.file(messages: [
-                "b.sched:1: unknown word 'x'; expected schedule, purpose, micro_batches, chunks, recursions, placement, skips, peak, lowered or 'rank n:'"
+                "b.sched:1: unknown word 'x'; expected schedule, purpose, micro_batches, chunks, placement, skips, peak, lowered or 'rank n:'"
             ])
         ) {
             try ScheduleFile(path: "b.sched", text: "x 1")
@@ -152,16 +152,13 @@ import Testing
     }
 
     @Test func unitsAreNumberedDensely() {
-        let shape = ScheduleShape(stageCount: 3, microBatchCount: 2, chunkCount: 2, recursionCount: 2)
+        let shape = ScheduleShape(stageCount: 3, microBatchCount: 2, chunkCount: 2)
         for index in 0..<shape.unitCount {
             let unit = shape.unit(at: index)
             #expect(shape.index(of: unit) == index)
             if let next = shape.downstream(of: unit) { #expect(shape.upstream(of: next) == unit) }
         }
-        #expect(
-            shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1))
-                == UnitOfWork(stage: 0, microBatch: 1, recursion: 1))
-        #expect(shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1, recursion: 1)) == nil)
+        #expect(shape.downstream(of: UnitOfWork(stage: 2, microBatch: 1)) == nil)
     }
 
     @Test func skipsJoinTheirStagesOnly() {

@@ -18,9 +18,9 @@ import Testing
                 {"displayTimeUnit":"ms","traceEvents":[
                 {"name":"process_name","ph":"M","pid":0,"tid":0,"args":{"name":"a \"run\""}},
                 {"name":"thread_name","ph":"M","pid":0,"tid":0,"args":{"name":"rank 0"}},
-                {"name":"F s1 m3 c2","cat":"compute","ph":"X","pid":0,"tid":0,"ts":1000.0,"dur":500.0,"args":{"stage":1,"micro_batch":3,"chunk":2,"recursion":0}},
+                {"name":"F s1 m3 c2","cat":"compute","ph":"X","pid":0,"tid":0,"ts":1000.0,"dur":500.0,"args":{"stage":1,"micro_batch":3,"chunk":2}},
                 {"name":"thread_name","ph":"M","pid":0,"tid":1,"args":{"name":"rank 1"}},
-                {"name":"WAIT_G s1 m3 c2","cat":"message","ph":"X","pid":0,"tid":1,"ts":0.0,"dur":1000000.0,"args":{"stage":1,"micro_batch":3,"chunk":2,"recursion":0}},
+                {"name":"WAIT_G s1 m3 c2","cat":"message","ph":"X","pid":0,"tid":1,"ts":0.0,"dur":1000000.0,"args":{"stage":1,"micro_batch":3,"chunk":2}},
                 {"name":"STEP","cat":"closing","ph":"X","pid":0,"tid":1,"ts":1000000.0,"dur":1000000.0,"args":{}}
                 ]}
 

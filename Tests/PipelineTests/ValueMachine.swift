@@ -45,11 +45,12 @@ struct ValueMachine {
     private var kept: [UnitOfWork: UInt64] = [:]
     private var records: [UnitOfWork: UInt64] = [:]
     private var inputGradients: [UnitOfWork: UInt64] = [:]
-    private var gradients: [StagePass: UInt64] = [:]
+    /// By stage, as the next three.
+    private var gradients: [Int: UInt64] = [:]
     /// Those that cannot be postponed: layers that recompute themselves add them with the input gradient.
-    private var earlyGradients: [StagePass: UInt64] = [:]
-    private var reduced: [StagePass: UInt64] = [:]
-    private var parameters: [StagePass: UInt64] = [:]
+    private var earlyGradients: [Int: UInt64] = [:]
+    private var reduced: [Int: UInt64] = [:]
+    private var parameters: [Int: UInt64] = [:]
     private var messages: [MessageKey: Message] = [:]
     private var isTied: [Bool]
 
@@ -145,8 +146,7 @@ struct ValueMachine {
             for (_, gradient) in arrived { value = Self.mix(value, gradient) }
             consume(arrived)
             inputGradients[unit] = value
-            let pass = StagePass(stage: unit.stage, recursion: unit.recursion)
-            earlyGradients[pass] = Self.mix(earlyGradients[pass] ?? 0, value)
+            earlyGradients[unit.stage] = Self.mix(earlyGradients[unit.stage] ?? 0, value)
             if action.kind == .backward { accumulate(unit, rank) }
         case .weightGradient:
             guard inputGradients[unit] != nil else { return false }
@@ -154,18 +154,14 @@ struct ValueMachine {
             accumulate(unit, rank)
         case .reduceReplicas:
             try check(schedule.reducesReplicas, "has no replicas")
-            for pass in passes(unit.stage) {
-                try check(reduced[pass] == nil, "is done twice")
-                reduced[pass] = gradients[pass] ?? 0
-            }
+            try check(reduced[unit.stage] == nil, "is done twice")
+            reduced[unit.stage] = gradients[unit.stage] ?? 0
         case .reduceTied:
             isTied[rank] = true
         default:
             try check(isTied[rank] && positions[rank] == schedule.ranks[rank].count - 1, "is not the last")
             for stage in schedule.placement.stages(of: rank) {
-                for pass in passes(stage) {
-                    parameters[pass] = schedule.reducesReplicas ? reduced[pass] : gradients[pass]
-                }
+                parameters[stage] = schedule.reducesReplicas ? reduced[stage] : gradients[stage]
             }
         }
         return true
@@ -180,8 +176,8 @@ struct ValueMachine {
     }
 
     private mutating func accumulate(_ unit: UnitOfWork, _ rank: Int) {
-        let pass = StagePass(stage: unit.stage, recursion: unit.recursion)
-        gradients[pass] = Self.mix(gradients[pass] ?? 0, records.removeValue(forKey: unit)!, inputGradients[unit]!)
+        gradients[unit.stage] = Self.mix(
+            gradients[unit.stage] ?? 0, records.removeValue(forKey: unit)!, inputGradients[unit]!)
         live[rank] -= 1
     }
 
@@ -211,10 +207,6 @@ struct ValueMachine {
         schedule.placement.ranks[a.stage] != schedule.placement.ranks[b.stage]
     }
 
-    private func passes(_ stage: Int) -> [StagePass] {
-        (0..<shape.recursionCount).map { StagePass(stage: stage, recursion: $0) }
-    }
-
     private func checkEnd() throws(Fault) {
         guard kept.isEmpty, records.isEmpty,
             messages.values.allSatisfy({ $0.value != nil && $0.isPosted && $0.isConsumed && $0.isWaitedFor })
@@ -232,38 +224,30 @@ struct ValueMachine {
 
     // What the model computes.
 
-    private struct StagePass: Hashable {
-        var stage: Int
-        var recursion: Int
-    }
-
     /// Plain loops over the model, without ranks.
     private struct Reference {
         var outputs: [UnitOfWork: UInt64] = [:]
-        var gradients: [StagePass: UInt64] = [:]
-        var earlyGradients: [StagePass: UInt64] = [:]
+        var gradients: [Int: UInt64] = [:]
+        var earlyGradients: [Int: UInt64] = [:]
 
         init(_ shape: ScheduleShape) {
             var inputGradients: [UnitOfWork: UInt64] = [:]
-            let passes = (0..<shape.recursionCount).flatMap { recursion in
-                (0..<shape.stageCount).map { StagePass(stage: $0, recursion: recursion) }
-            }
             for m in 0..<shape.microBatchCount {
                 for c in 0..<shape.chunkCount {
-                    for pass in passes {
-                        let unit = UnitOfWork(stage: pass.stage, microBatch: m, chunk: c, recursion: pass.recursion)
+                    for stage in 0..<shape.stageCount {
+                        let unit = UnitOfWork(stage: stage, microBatch: m, chunk: c)
                         var value = ValueMachine.data(unit)
                         if c > 0 { value = ValueMachine.mix(value, outputs[ValueMachine.neighbour(unit, -1)]!) }
                         for edge in 0...shape.skips.count {
                             guard let other = shape.upstream(of: unit, edge: edge) else { continue }
                             value = ValueMachine.mix(value, outputs[other]!)
                         }
-                        outputs[unit] = ValueMachine.mix(value, UInt64(pass.stage))
+                        outputs[unit] = ValueMachine.mix(value, UInt64(stage))
                     }
                 }
                 for c in (0..<shape.chunkCount).reversed() {
-                    for pass in passes.reversed() {
-                        let unit = UnitOfWork(stage: pass.stage, microBatch: m, chunk: c, recursion: pass.recursion)
+                    for stage in (0..<shape.stageCount).reversed() {
+                        let unit = UnitOfWork(stage: stage, microBatch: m, chunk: c)
                         var value = outputs[unit]!
                         if c < shape.chunkCount - 1 {
                             value = ValueMachine.mix(value, inputGradients[ValueMachine.neighbour(unit, 1)]!)
@@ -273,8 +257,8 @@ struct ValueMachine {
                             value = ValueMachine.mix(value, inputGradients[other]!)
                         }
                         inputGradients[unit] = value
-                        gradients[pass] = ValueMachine.mix(gradients[pass] ?? 0, outputs[unit]!, value)
-                        earlyGradients[pass] = ValueMachine.mix(earlyGradients[pass] ?? 0, value)
+                        gradients[stage] = ValueMachine.mix(gradients[stage] ?? 0, outputs[unit]!, value)
+                        earlyGradients[stage] = ValueMachine.mix(earlyGradients[stage] ?? 0, value)
                     }
                 }
             }
@@ -282,7 +266,7 @@ struct ValueMachine {
     }
 
     private static func data(_ unit: UnitOfWork) -> UInt64 {
-        mix(UInt64(unit.microBatch), UInt64(unit.chunk), UInt64(unit.recursion))
+        mix(UInt64(unit.microBatch), UInt64(unit.chunk))
     }
 
     private static func neighbour(_ unit: UnitOfWork, _ chunks: Int) -> UnitOfWork {

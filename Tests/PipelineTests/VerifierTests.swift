@@ -5,9 +5,9 @@ import Testing
     static func unit(_ s: Int, _ m: Int, _ c: Int = 0) -> UnitOfWork { UnitOfWork(stage: s, microBatch: m, chunk: c) }
 
     static func schedule(
-        _ ranks: [String], stages placement: [Int], m: Int, k: Int = 1, r: Int = 1, peak: [Int]? = nil
+        _ ranks: [String], stages placement: [Int], m: Int, k: Int = 1, peak: [Int]? = nil
     ) throws -> Schedule {
-        var text = "schedule test\nmicro_batches \(m)\nchunks \(k)\nrecursions \(r)\n"
+        var text = "schedule test\nmicro_batches \(m)\nchunks \(k)\n"
         text += "placement " + placement.map(String.init).joined(separator: " ") + "\n"
         if let peak { text += "peak " + peak.map(String.init).joined(separator: " ") + "\n" }
         for (rank, list) in ranks.enumerated() { text += "rank \(rank): \(list)\n" }
@@ -162,21 +162,6 @@ import Testing
                 }
             }
         }
-    }
-
-    @Test func ringIsLoweredAndProved() throws {
-        let rank = { (s: Int) in
-            [
-                "F s\(s) m0 r0", "F s\(s) m1 r0", "F s\(s) m0 r1", "F s\(s) m1 r1", "B s\(s) m0 r1", "B s\(s) m1 r1",
-                "B s\(s) m0 r0", "B s\(s) m1 r0",
-            ].joined(separator: ";")
-        }
-        let schedule = try Self.schedule((0..<2).map(rank), stages: [0, 1], m: 2, r: 2)
-        let lowered = try Lowering.lower(schedule)
-        try Verifier.verify(lowered)
-        #expect(lowered.ranks[1].contains(Action("SEND_A s1 m0 r0")!))
-        #expect(lowered.ranks[0].contains(Action("RECV_A s0 m0 r1")!))
-        #expect(lowered.ranks[0].contains(Action("SEND_G s0 m0 r1")!))
     }
 
     @Test func skipMessagesAreMatched() throws {

@@ -1,9 +1,9 @@
 import Pipeline
 
-/// Legal schedules of no particular sense: any placement, skips, ring, chunks, split or joint backwards, recomputes,
+/// Legal schedules of no particular sense: any placement, skips, chunks, split or joint backwards, recomputes,
 /// in any order that the values and the order of accumulation allow.
 public enum RandomSchedule {
-    /// Sizes, skips and passes are random too.
+    /// Sizes and skips are random too.
     public static func compute(seed: UInt64) -> Schedule {
         var random = SplitMix(state: seed)
         let placement = placement(rankCount: 1 + random.below(3), &random)
@@ -14,7 +14,7 @@ public enum RandomSchedule {
         }
         let shape = ScheduleShape(
             stageCount: stageCount, microBatchCount: 1 + random.below(3), chunkCount: 1 + random.below(2),
-            recursionCount: 1 + random.below(4) / 3, skips: skips)
+            skips: skips)
         return compute(shape, placement, &random)
     }
 

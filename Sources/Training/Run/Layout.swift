@@ -145,7 +145,6 @@ public struct Layout: Sendable {
                 "set parallel.micro_batches: \(shape.microBatchCount * parallel.replicas)"
             ),
             ("chunks", shape.chunkCount, parallel.chunks, "set parallel.chunks: \(shape.chunkCount)"),
-            ("recursions", shape.recursionCount, 1, "write it without 'recursions'"),
         ]
         for (what, has, needs, remedy) in wanted where has != needs {
             throw RunError.scheduleFile(

@@ -25,7 +25,7 @@ struct ScheduleCommand: ParsableCommand {
             let shape = schedule.shape
             let counts = [
                 (schedule.ranks.count, "rank"), (shape.stageCount, "stage"), (shape.microBatchCount, "micro-batch"),
-                (shape.chunkCount, "chunk"), (shape.recursionCount, "recursion"), (shape.skips.count, "skip"),
+                (shape.chunkCount, "chunk"), (shape.skips.count, "skip"),
                 (schedule.ranks.reduce(0) { $0 + $1.count }, "action"),
             ].filter { $0.0 > 1 || ["rank", "stage", "micro-batch"].contains($0.1) }
             let words = counts.map { "\($0) \($1)" + ($0 == 1 ? "" : $1.hasSuffix("ch") ? "es" : "s") }
