@@ -2,7 +2,7 @@ import Autograd
 import Tensors
 
 /// How one application of a shared block names and shares its parameters.
-struct LayerSharing {
+public struct LayerSharing {
     /// Whether this is the first application, which declares what the others reuse.
     let isFirst: Bool
     /// Prefix of what this application has for itself.
