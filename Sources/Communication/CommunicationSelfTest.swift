@@ -20,6 +20,7 @@ public enum CommunicationSelfTest {
         try trial.scenario("large messages") { try $0.largeMessages() }
         try trial.scenario("wait for any") { try $0.waitForAny() }
         try trial.scenario("wrong lengths") { try $0.wrongLengths() }
+        try trial.scenario("open lengths") { try $0.openLengths() }
         try trial.scenario("deadline") { try $0.deadline() }
         try trial.scenario("invalid arguments") { try $0.invalidArguments() }
         try trial.scenario("barrier") { try $0.barrier() }
@@ -187,6 +188,41 @@ private struct Trial {
         }
     }
 
+    /// Messages whose length the receiver does not know: empty, short, and as long as the buffer, among exact ones of
+    /// the same tag; then one that is too long.
+    func openLengths() throws {
+        let capacity = 10_007
+        let counts = [3, 0, capacity, 1]
+        let next = (rank + 1) % size
+        let previous = (rank + size - 1) % size
+        let outgoing = Buffer(Int.self, capacity) { $0 ^ (rank << 20) }
+        let incoming = Buffer(Int.self, capacity) { _ in -1 }
+        let exact = Buffer(Int.self, 1) { _ in -1 }
+        func prefix(_ count: Int) -> UnsafeRawBufferPointer {
+            UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(outgoing.elements)[0..<count * 8])
+        }
+        for count in counts {
+            let sent = try communicator.send(prefix(count), to: next, tag: 8)
+            let strict = try communicator.send(prefix(1), to: next, tag: 8)
+            incoming.elements.update(repeating: -1)
+            let whole = UnsafeMutableRawBufferPointer(incoming.elements)
+            let open = try communicator.receive(upTo: whole, from: previous, tag: 8)
+            let last = try communicator.receive(into: exact.mutableBytes(0), from: previous, tag: 8)
+            try Request.waitAll([sent, strict, open, last])
+            try check(
+                open.receivedByteCount == count * 8 && last.receivedByteCount == 8,
+                "got \(open.receivedByteCount) and \(last.receivedByteCount) bytes; expected \(count * 8) and 8")
+            let wrong = (0..<capacity).first { incoming[$0] != ($0 < count ? $0 ^ (previous << 20) : -1) }
+            try check(wrong == nil, "\(count) words from rank \(previous): word \(wrong ?? 0) is wrong")
+        }
+        let sent = try communicator.send(prefix(2), to: rank, tag: 8)
+        do {
+            try communicator.receive(upTo: exact.mutableBytes(0), from: rank, tag: 8).wait()
+            throw failed("16 bytes were accepted where at most 8 were expected")
+        } catch CommunicationError.lengthMismatch {}
+        try sent.wait()
+    }
+
     func deadline() throws {
         let incoming = Buffer(Int.self, 1) { _ in -1 }
         do {
@@ -313,6 +349,16 @@ private struct Trial {
         let ranks = try group.allGather([UInt8(truncatingIfNeeded: rank)])
         let reversed = members.reversed().map { [UInt8(truncatingIfNeeded: $0)] }
         try check(ranks == reversed, "the group's ranks are \(ranks); expected \(reversed)")
+        let word = Buffer(Int.self, 1) { _ in rank }
+        let room = Buffer(Int.self, 2) { _ in -1 }
+        let open = try group.receive(
+            upTo: UnsafeMutableRawBufferPointer(room.elements), from: (group.rank + 1) % group.size, tag: 2)
+        let sent = try group.send(word.bytes(0), to: (group.rank + group.size - 1) % group.size, tag: 2)
+        try Request.waitAll([open, sent])
+        let neighbour = members.reversed()[(group.rank + 1) % group.size]
+        try check(
+            open.receivedByteCount == 8 && room[0] == neighbour && room[1] == -1,
+            "got \(open.receivedByteCount) bytes, \(room[0]); expected 8 bytes, \(neighbour)")
     }
 }
 

@@ -5,7 +5,8 @@
 /// * Messages match by (source, destination, tag) and keep their order within that triple. Ranks may send to themselves.
 /// * `send` and `receive` only start a message. Whether a send completes before its receive is posted is left
 ///   open, so programs must not rely on it.
-/// * A receive states the exact length; any other length is an error.
+/// * `receive(into:)` states the exact length, and any other is an error; `receive(upTo:)` takes shorter messages too,
+///   and its request tells how many bytes came.
 /// * No call blocks for ever: waiting fails after `timeout`, when a rank aborts, or when the peer has ended.
 /// * The collective operations (Communicator+Collectives.swift) must be called by all ranks in the same order.
 public protocol Communicator: AnyObject, Sendable {
@@ -70,14 +71,21 @@ extension Communicator {
         try begin(.receive, buffer, peer: peer, tag: tag, channel: .pointToPoint, file, line)
     }
 
+    /// Starts receiving a message of at most `buffer.count` bytes, whose length only the sender knows; once it has
+    /// completed, ``Request/receivedByteCount`` tells it, and the rest of `buffer` is as it was. Not collective.
+    public func receive(
+        upTo buffer: UnsafeMutableRawBufferPointer, from peer: Int, tag: Int, file: String = #fileID, line: Int = #line
+    ) throws(CommunicationError) -> Request {
+        try begin(.receive, buffer, mayBeShorter: true, peer: peer, tag: tag, channel: .pointToPoint, file, line)
+    }
+
     func begin(
-        _ direction: Message.Direction, _ buffer: UnsafeMutableRawBufferPointer, peer: Int, tag: Int,
-        channel: Message.Channel, _ file: String, _ line: Int
+        _ direction: Message.Direction, _ buffer: UnsafeMutableRawBufferPointer, mayBeShorter: Bool = false, peer: Int,
+        tag: Int, channel: Message.Channel, _ file: String, _ line: Int
     ) throws(CommunicationError) -> Request {
         let message = Message(
-            direction: direction, rank: rank, peer: peer, tag: tag, byteCount: buffer.count, channel: channel,
-            file: file,
-            line: line)
+            direction: direction, rank: rank, peer: peer, tag: tag, byteCount: buffer.count, mayBeShorter: mayBeShorter,
+            channel: channel, file: file, line: line)
         guard peer >= 0 && peer < size else { throw .invalidPeer(message, rankCount: size) }
         guard tag >= 0 && tag <= largestTag else { throw .invalidTag(message, largest: largestTag) }
         return try start(message, at: buffer.baseAddress)

@@ -41,7 +41,8 @@ public final class InProcessCommunicator: Communicator {
 /// One side of a message. Two threads meet here: its own, and that of the peer that matches it.
 final class Transfer: PendingOperation, @unchecked Sendable {
     // unmatched → matched (some thread is copying) → done, or unmatched → failed. Only the thread that removes a
-    // transfer from its mailbox moves it on; `failure` is written before `failed` is stored.
+    // transfer from its mailbox moves it on; `failure` is written before `failed` is stored, and
+    // `receivedByteCount` before `done`.
     enum State: UInt8, AtomicRepresentable { case unmatched, matched, done, failed }
 
     let message: Message
@@ -50,6 +51,7 @@ final class Transfer: PendingOperation, @unchecked Sendable {
     private unowned let world: InProcessWorld
     private let state = Atomic(State.unmatched)
     private var failure: CommunicationError?
+    private(set) var receivedByteCount = 0
 
     init(_ message: Message, _ buffer: UnsafeMutableRawPointer?, _ world: InProcessWorld) {
         self.message = message
@@ -88,12 +90,14 @@ final class Transfer: PendingOperation, @unchecked Sendable {
     /// Moves the bytes of a matched pair and completes both sides.
     static func copy(from send: Transfer, to receive: Transfer) {
         let count = send.message.byteCount
-        if count != receive.message.byteCount {
+        let capacity = receive.message.byteCount
+        if count > capacity || (count < capacity && !receive.message.mayBeShorter) {
             receive.markFailed(.lengthMismatch(receive.message, received: count))
         } else {
             if count > 0, let source = send.buffer, let target = receive.buffer, source != target {
                 target.copyMemory(from: source, byteCount: count)
             }
+            receive.receivedByteCount = count
             receive.markDone()
         }
         send.markDone()

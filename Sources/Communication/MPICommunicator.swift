@@ -165,6 +165,7 @@ public final class MPICommunicator: Communicator {
 private final class MPIOperation: PendingOperation {
     let message: Message
     var request = cmpi_request()
+    private(set) var receivedByteCount = 0
     private unowned let communicator: MPICommunicator
     private var pollCount = 0
 
@@ -180,12 +181,11 @@ private final class MPIOperation: PendingOperation {
         pollCount += 1
         if pollCount % Self.pollsPerPoke == 0 { try communicator.poke() }
         var done = false
-        var received = 0
-        let code = cmpi_test(&request, &done, &received)
+        let code = cmpi_test(&request, &done, &receivedByteCount)
         if code != 0 && cmpi_is_truncation(code) { throw .lengthMismatch(message, received: nil) }
         try MPICommunicator.check(code, "MPI_Test")
-        if done && message.direction == .receive && received != message.byteCount {
-            throw .lengthMismatch(message, received: received)
+        if done && message.direction == .receive && !message.mayBeShorter && receivedByteCount != message.byteCount {
+            throw .lengthMismatch(message, received: receivedByteCount)
         }
         return done
     }

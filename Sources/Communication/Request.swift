@@ -7,6 +7,8 @@ public protocol PendingOperation: AnyObject {
     /// Gives the message up. In process the transport no longer touches the buffer afterwards. MPI cannot take back a
     /// send, nor a receive whose message has begun to arrive, so there the buffer must outlive the job.
     func abandon()
+    /// The length of the message; asked for only once a receive has completed.
+    var receivedByteCount: Int { get }
 }
 
 /// How a communicator's requests wait, and where they report that nobody waited for them.
@@ -59,6 +61,15 @@ public final class Request {
             operation.abandon()
             policy.report(dropped: message)
         }
+    }
+
+    /// The bytes that a receive got: its buffer's, or fewer where it may be shorter.
+    /// - Precondition: it has completed.
+    public var receivedByteCount: Int {
+        guard case .completed = state, message.direction == .receive else {
+            fatalError("Request.receivedByteCount: \(message) is \(state); expected a completed receive")
+        }
+        return operation.receivedByteCount
     }
 
     /// Makes progress and tells whether the message has completed.

@@ -6,6 +6,9 @@ import Testing
         direction: .receive, rank: 2, peer: 1, tag: 17, byteCount: 64, channel: .pointToPoint,
         file: "Pipeline/Interpreter.swift",
         line: 88)
+    static let open = Message(
+        direction: .receive, rank: 2, peer: 1, tag: 17, byteCount: 64, mayBeShorter: true, channel: .pointToPoint,
+        file: "Pipeline/Interpreter.swift", line: 90)
     static let words = "rank 2: receive from rank 1, tag 17, 64 bytes (Pipeline/Interpreter.swift:88)"
 
     @Test(arguments: [
@@ -20,6 +23,10 @@ import Testing
         (
             .lengthMismatch(receive, received: nil),
             "\(words) got a longer message than that; both ends must compute the same size from the plan"
+        ),
+        (
+            .lengthMismatch(open, received: 80),
+            "rank 2: receive from rank 1, tag 17, at most 64 bytes (Pipeline/Interpreter.swift:90) got a message of 80 bytes; both ends must compute the same size from the plan"
         ),
         (.invalidPeer(receive, rankCount: 4), "\(words) names a rank that does not exist; expected 0 ..< 4"),
         (.invalidTag(receive, largest: 99), "\(words) has an invalid tag; expected 0 ... 99"),

@@ -72,6 +72,8 @@ private final class LateOperation: PendingOperation {
     }
 
     func abandon() { inner.cancel() }
+
+    var receivedByteCount: Int { inner.receivedByteCount }
 }
 
 /// SplitMix64's finaliser (Steele, Lea and Flood 2014).
