@@ -118,7 +118,7 @@ public final class Interpreter {
             timing.bytesSent += bytes.count
             recorder?.record(action, start, monotonicSeconds())
         case .waitActivation, .waitGradient:
-            _ = try wait(instruction.transfers[0], &timing)
+            try wait(instruction.transfers[0], &timing)
             try executor.sent(instruction.transfers[0].message)
         case .forward, .inputGradient, .weightGradient, .backward, .recompute:
             try compute(instruction, executor, &timing)
@@ -139,8 +139,8 @@ public final class Interpreter {
         let action = instruction.action
         let unit = action.unit
         for transfer in instruction.transfers {
-            let byteCount = try wait(transfer, &timing)
-            try executor.received(transfer.message, byteCount: byteCount)
+            let request = try wait(transfer, &timing)
+            try executor.received(transfer.message, byteCount: request.receivedByteCount)
         }
         let start = monotonicSeconds()
         switch action.kind {
@@ -159,9 +159,8 @@ public final class Interpreter {
     }
 
     /// Completes a request; time spent here is recorded under the message action that it belongs to.
-    ///
-    /// - Returns: of a receive, the bytes that came.
-    private func wait(_ transfer: Transfer, _ timing: inout StepTiming) throws -> Int {
+    @discardableResult
+    private func wait(_ transfer: Transfer, _ timing: inout StepTiming) throws -> Request {
         let request = requests[transfer.slot]!
         if try !request.test() {
             let start = monotonicSeconds()
@@ -171,6 +170,6 @@ public final class Interpreter {
             recorder?.record(transfer.action, start, end)
         }
         requests[transfer.slot] = nil
-        return request.receivedByteCount
+        return request
     }
 }

@@ -381,7 +381,8 @@ extension StageRuntime: StageExecutor {
     }
 
     public func receiveBuffer(_ message: StageMessage) throws -> ReceiveBuffer {
-        let tensor = context.tensor(MessageLayout(message, model, routing, stageLayers, unitPass(message)).shape, .messages)
+        let tensor = context.tensor(
+            MessageLayout(message, model, routing, stageLayers, unitPass(message)).shape, .messages)
         messages[slot(message)] = tensor
         return ReceiveBuffer(bytes(tensor), isUpperBound: MessageLayout.isRouted(message, model, stageLayers))
     }
@@ -417,7 +418,9 @@ extension StageRuntime: StageExecutor {
     }
 
     private func arrived(_ slot: Slot) -> Parcel {
-        guard let parcel = mailbox.removeValue(forKey: slot) else { fatalError("StageRuntime: nothing has come for \(slot)") }
+        guard let parcel = mailbox.removeValue(forKey: slot) else {
+            fatalError("StageRuntime: nothing has come for \(slot)")
+        }
         return parcel
     }
 

@@ -144,7 +144,8 @@ private struct ScheduleCensus {
         guard shape.contains(action.unit) else {
             return report(
                 rank, position, action,
-                "outside \(shape.stageCount) stages, \(shape.microBatchCount) micro-batches, \(shape.chunkCount) chunks")
+                "outside \(shape.stageCount) stages, \(shape.microBatchCount) micro-batches, \(shape.chunkCount) chunks"
+            )
         }
         let home = schedule.placement.ranks[action.stage]
         guard home == rank else {

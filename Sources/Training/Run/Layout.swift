@@ -103,7 +103,8 @@ public struct Layout: Sendable {
         for index in parallel.rematerializedLayers
         where !(1..<model.layerCount).contains(index) || !(model.layers[index] is Block) {
             throw RunError.usage(
-                "parallel.rematerialize names layer \(index), which is no block; the layers are 1 to \(model.hidden.count)")
+                "parallel.rematerialize names layer \(index), which is no block; the layers are 1 to \(model.hidden.count)"
+            )
         }
     }
 
