@@ -53,6 +53,9 @@ public struct Pass {
     public let samples: [UInt32]
     /// Dropout acts only in training.
     public let isTraining: Bool
+    /// [B·T], the position of every row in its sequence when the rows are not consecutive (routed tokens); nil when they
+    /// start at positionOffset.
+    public var positions: [Int32]? = nil
 
     public init(
         tape: Tape, batch: Int, time: Int, positionOffset: Int = 0, seed: UInt64 = 0, step: Int = 0,
