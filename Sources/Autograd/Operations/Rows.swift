@@ -53,23 +53,29 @@ extension Tape {
         return result
     }
 
-    /// `x [R, C]` plus row `row` of `bias [..., C]`, its leading axes taken as one.
-    public func addBias(_ x: Variable, _ bias: ParameterUse, row: Int) -> Variable {
+    /// `x [R, C]` plus `factor` times row `row` of `bias [..., C]`, its leading axes taken as one: the bias of queries, or a
+    /// learned signal of the step.
+    public func addBias(_ x: Variable, _ bias: ParameterUse, row: Int, factor: Float = 1) -> Variable {
         let (rows, width) = (x.value.rows, x.value.width)
         require(
             (row + 1) * width <= bias.shape.count,
             "addBias '\(bias.parameter.name)': row \(row) of \(bias.shape) to x \(x.shape)")
         let y = context.tensor(x.shape)
+        let scaled = context.tensor(Shape(width))
+        Elementwise.scale(
+            bias.value.pointer + row * width, by: factor, into: scaled.pointer, count: width, threads: threads)
         Elementwise.addBias(
-            bias.value.pointer + row * width, to: x.value.pointer, into: y.pointer, rows: rows, columns: width,
-            threads: threads)
+            scaled.pointer, to: x.value.pointer, into: y.pointer, rows: rows, columns: width, threads: threads)
         let result = output(y, from: x, hasParameters: true)
         record(result) { [context, threads] dy in
             x.accumulate(dy, context)
             self.postpone {
+                let sums = context.tensor(Shape(width))
                 Reductions.columnSums(
-                    dy.pointer, rows: rows, columns: width, accumulate: true,
-                    into: bias.gradient(context).pointer + row * width, threads: threads)
+                    dy.pointer, rows: rows, columns: width, accumulate: false, into: sums.pointer, threads: threads)
+                Elementwise.axpy(
+                    factor, sums.pointer, to: bias.gradient(context).pointer + row * width, count: width,
+                    threads: threads)
             }
         }
         return result
