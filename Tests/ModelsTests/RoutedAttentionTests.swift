@@ -22,14 +22,16 @@ import Testing
 
     // MARK: The definition
 
-    static func rotated(_ x: [Double], positions: [Int], heads: Int, pairs: RotaryPairs) -> [Double] {
+    static func rotated(_ x: [Double], positions: [Int], heads: Int, theta: Double = 100, pairs: RotaryPairs)
+        -> [Double]
+    {
         var y = x
         for (row, position) in positions.enumerated() {
             for head in 0..<heads {
                 for i in 0..<size / 2 {
                     let base = (row * heads + head) * size
                     let (a, b) = pairs == .half ? (base + i, base + i + size / 2) : (base + 2 * i, base + 2 * i + 1)
-                    let angle = Double(position) * pow(100, -2 * Double(i) / Double(size))
+                    let angle = Double(position) * pow(theta, -2 * Double(i) / Double(size))
                     y[a] = x[a] * cos(angle) - x[b] * sin(angle)
                     y[b] = x[b] * cos(angle) + x[a] * sin(angle)
                 }
@@ -39,7 +41,8 @@ import Testing
     }
 
     /// `[B·T, H·d]`; query row `r` sees the first `visible[r]` of its sequence's `[B, S, Hkv, d]` keys.
-    static func attention(_ q: [Double], _ k: [Double], _ v: [Double], visible: [Int]) -> [Double] {
+    static func attention(_ q: [Double], _ k: [Double], _ v: [Double], visible: [Int], shared: Int = shared) -> [Double]
+    {
         let time = visible.count / batch, keys = k.count / (batch * shared * size)
         var o = [Double](repeating: 0, count: q.count)
         for row in visible.indices {
@@ -119,7 +122,8 @@ import Testing
     /// Output and gradients of a layer, `forward` applied to a random input.
     private static func run(
         _ settings: [String: String], threadCount: Int = 1, batch: Int = batch, dropping dropped: Int = 0,
-        _ forward: (AttentionMixer, Variable, Pass) -> Variable
+        _ forward: (AttentionMixer, Variable, Pass) -> Variable,
+        inspect: ([Float], [String: [Float]]) -> Void = { _, _ in }
     ) throws -> [[Float]] {
         let context = ComputeContext(threadCount: threadCount, pool: StoragePool(fillsWithNaN: true))
         let registry = ParameterRegistry()
@@ -146,6 +150,8 @@ import Testing
         let pass = Pass(
             tape: tape, batch: batch, time: length, samples: (0..<batch).map(UInt32.init), isTraining: true)
         let y = forward(mixer, x, pass)
+        inspect(
+            x.value.array, Dictionary(uniqueKeysWithValues: registry.parameters.map { ($0.name, $0.value.array) }))
         y.accumulate(part(2), context)
         tape.inputGradients()
         tape.weightGradients()
@@ -162,6 +168,38 @@ import Testing
         ["kv_head_count": "2", "rotary": "true", "rotary_pairs": "interleaved", "qk_bias": "true"],
         ["rotary": "false"],
     ]
+
+    /// Biases come after the repetition of key heads and before the rotation, the queries' first.
+    @Test func biasesOfQueriesAndKeys() throws {
+        var outputs: [Float] = [], definition: [Double] = []
+        _ = try Self.run(Self.settings[1]) { mixer, x, pass in
+            let y = mixer.forward(x, carry: [], pass).0
+            outputs = y.value.array
+            return y
+        } inspect: { x, parameters in
+            func values(_ name: String) -> [Double] { parameters[name]!.map(Double.init) }
+            func product(_ x: [Double], _ name: String) -> [Double] {
+                let w = values("m.self_attn.\(name).weight"), count = w.count / 24
+                return (0..<x.count / 24 * count).map { i in
+                    (0..<24).reduce(0.0) { $0 + x[i / count * 24 + $1] * w[i % count * 24 + $1] }
+                }
+            }
+            func repeated(_ x: [Double]) -> [Double] {
+                (0..<x.count * 2).map { x[$0 / 24 * 12 + $0 % 24 / 12 * 6 + $0 % 6] }
+            }
+            let x = x.map(Double.init), bias = values("m.self_attn.qk_bias")
+            let positions = (0..<x.count / 24).map { $0 % Self.length }
+            func turned(_ x: [Double], _ bias: ArraySlice<Double>) -> [Double] {
+                let bias = Array(bias), sum = x.indices.map { x[$0] + bias[$0 % 24] }
+                return Self.rotated(sum, positions: positions, heads: 4, theta: 10_000, pairs: .interleaved)
+            }
+            let mixed = Self.attention(
+                turned(product(x, "q_proj"), bias[..<24]), turned(repeated(product(x, "k_proj")), bias[24...]),
+                repeated(product(x, "v_proj")), visible: positions.map { $0 + 1 }, shared: 4)
+            definition = product(mixed, "o_proj")
+        }
+        assertClose("output", definition.map(Float.init), outputs, ratio: 1e-5)
+    }
 
     /// Positions that are consecutive, given one by one, change no bit.
     @Test(arguments: settings) func consecutivePositions(settings: [String: String]) throws {
