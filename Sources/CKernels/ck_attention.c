@@ -20,6 +20,11 @@ static void visible_keys(int32_t *begin, int32_t *end, const ck_attention_shape 
       begin[r] = end[r] = 0;
       continue;
     }
+    if (s->visible) {
+      begin[r] = 0;
+      end[r] = s->visible[r % s->tokens];
+      continue;
+    }
     size_t position = s->past + r % s->tokens, last = s->keys, first = 0;
     if (s->causal && position + 1 < last) last = position + 1;
     if (s->window) {

@@ -74,6 +74,7 @@ CK_DISPATCH(void, ck_log_sum_exp, (float *out, const float *x, size_t rows, size
 CK_DISPATCH(void, ck_cross_entropy, (float *loss, float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n, float scale, int gradient), loss, logits, ld, targets, rows, n, scale, gradient)
 CK_DISPATCH(void, ck_top_one, (int32_t *hits, const float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n), hits, logits, ld, targets, rows, n)
 CK_DISPATCH(void, ck_rotate_half, (float *y, const float *x, const float *cosine, const float *sine, size_t heads, size_t half, float direction), y, x, cosine, sine, heads, half, direction)
+CK_DISPATCH(void, ck_rotate_interleaved, (float *y, const float *x, const float *cosine, const float *sine, size_t heads, size_t half, float direction), y, x, cosine, sine, heads, half, direction)
 CK_DISPATCH(void, ck_philox_words, (uint32_t *out, uint64_t first, size_t n, const ck_philox_key *key), out, first, n, key)
 CK_DISPATCH(void, ck_philox_uniform, (float *out, uint64_t first, size_t n, const ck_philox_key *key), out, first, n, key)
 CK_DISPATCH(void, ck_philox_normal, (float *out, uint64_t first, size_t n, const ck_philox_key *key), out, first, n, key)

@@ -296,6 +296,24 @@ CK_LOOP void CK_NAME(ck_rotate_half)(float *y, const float *x, const float *cosi
     });
   }
 }
+CK_LOOP void CK_NAME(ck_rotate_interleaved)(float *y, const float *x, const float *cosine, const float *sine, size_t heads, size_t half, float direction) {
+  for (size_t h = 0; h < heads; h++, y += 2 * half, x += 2 * half) {
+    size_t i = 0;
+    for (; i + CK_LANES <= half; i += CK_LANES) {
+      vf low = v_load(x + 2 * i), high = v_load(x + 2 * i + CK_LANES);
+      vf a = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+      vf b = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+      vf c = v_load(cosine + i), s = v_load(sine + i) * direction, p = a * c - b * s, q = b * c + a * s;
+      v_store(y + 2 * i, __builtin_shufflevector(p, q, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+      v_store(y + 2 * i + CK_LANES, __builtin_shufflevector(p, q, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+    }
+    for (; i < half; i++) {
+      float a = x[2 * i], b = x[2 * i + 1], c = cosine[i], s = sine[i] * direction;
+      y[2 * i] = a * c - b * s;
+      y[2 * i + 1] = b * c + a * s;
+    }
+  }
+}
 
 // ---- counter-based random numbers
 #define philox_block CK_NAME(ck_philox_block)

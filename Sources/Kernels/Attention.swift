@@ -47,7 +47,7 @@ public struct AttentionShape: Sendable, Hashable {
 
     var group: Int { queryHeads / keyValueHeads }
 
-    func validate() {
+    func validate(visible: [Int32]?) {
         require(
             batch > 0 && tokens > 0 && keys > 0 && headWidth > 0,
             "Attention: B \(batch), T \(tokens), S \(keys), d \(headWidth); expected all positive")
@@ -55,17 +55,32 @@ public struct AttentionShape: Sendable, Hashable {
             keyValueHeads > 0 && queryHeads > 0 && queryHeads % keyValueHeads == 0,
             "Attention: \(queryHeads) query heads on \(keyValueHeads) key-value heads; expected a multiple")
         require(
-            !(causal || window != nil) || keys >= tokens,
+            visible != nil || !(causal || window != nil) || keys >= tokens,
             "Attention: \(keys) keys for \(tokens) tokens; expected at least as many where positions matter")
         require(window.map { $0 > 0 } ?? true, "Attention: window \(window ?? 0); expected at least 1")
+        guard let visible else { return }
+        require(
+            visible.count == batch * tokens && visible.allSatisfy { 0 <= $0 && $0 <= keys },
+            "Attention: \(visible.count) counts of visible keys, at most \(visible.max() ?? 0); expected \(batch * tokens), of \(keys) keys"
+        )
     }
 
-    /// The kernel's view of `heads` query heads on one key-value head.
-    func kernelShape(heads: Int) -> ck_attention_shape {
+    /// The kernel's view of `heads` query heads on one key-value head; `visible`: of one sample.
+    func kernelShape(heads: Int, visible: UnsafePointer<Int32>? = nil) -> ck_attention_shape {
         ck_attention_shape(
             tokens: tokens, keys: keys, group: heads, width: headWidth, past: max(keys - tokens, 0),
-            window: window ?? 0, causal: causal ? 1 : 0, scale: scale, q_stride: queryStride, k_stride: keyStride,
-            v_stride: valueStride, out_stride: outputStride)
+            window: window ?? 0, causal: causal ? 1 : 0, visible: visible, scale: scale, q_stride: queryStride,
+            k_stride: keyStride, v_stride: valueStride, out_stride: outputStride)
+    }
+
+    /// Calls `body` with the kernel's view of one sample.
+    func withKernelShape(
+        heads: Int, sample: Int, visible: [Int32]?, _ body: (UnsafePointer<ck_attention_shape>) -> Void
+    ) {
+        guard let visible else { return withUnsafePointer(to: kernelShape(heads: heads), body) }
+        visible.withUnsafeBufferPointer {
+            withUnsafePointer(to: kernelShape(heads: heads, visible: $0.baseAddress! + sample * tokens), body)
+        }
     }
 }
 
@@ -81,20 +96,22 @@ public enum Attention {
     ///   - k, v: `[B, S, Hkv, d]`.
     ///   - logSumExp: `[B, Hq, T]`, kept for the backward, in nats.
     ///   - sinks: `[Hq]` or nil: logits of one more key per head whose value is 0.
+    ///   - visible: `[B·T]` or nil: how many of the first keys every token sees, instead of the shape's mask. Queries may
+    ///     then be any selection of a sequence's tokens.
     public static func forward(
         q: UnsafePointer<Float>, k: UnsafePointer<Float>, v: UnsafePointer<Float>, sinks: UnsafePointer<Float>? = nil,
-        output: UnsafeMutablePointer<Float>, logSumExp: UnsafeMutablePointer<Float>, shape: AttentionShape,
-        threads: ThreadPool
+        visible: [Int32]? = nil, output: UnsafeMutablePointer<Float>, logSumExp: UnsafeMutablePointer<Float>,
+        shape: AttentionShape, threads: ThreadPool
     ) {
-        shape.validate()
+        shape.validate(visible: visible)
         // Query heads are independent here: with fewer groups than threads, they are dealt out one by one.
         let heads = shape.batch * shape.keyValueHeads < threads.threadCount ? 1 : shape.group
-        let perSample = shape.queryHeads / heads, kernel = shape.kernelShape(heads: heads)
-        let floats = withUnsafePointer(to: kernel) { ck_attention_scratch($0, 0) }
+        let perSample = shape.queryHeads / heads
+        let floats = withUnsafePointer(to: shape.kernelShape(heads: heads)) { ck_attention_scratch($0, 0) }
         threads.run(shape.batch * perSample) { index, worker in
             let b = index / perSample, head = index % perSample * heads, shared = head / shape.group
             let d = shape.headWidth
-            withUnsafePointer(to: kernel) { kernel in
+            shape.withKernelShape(heads: heads, sample: b, visible: visible) { kernel in
                 ck_attention_forward(
                     output + b * shape.outputSampleStride + head * d,
                     logSumExp + (b * shape.queryHeads + head) * shape.tokens,
@@ -111,22 +128,22 @@ public enum Attention {
     ///   - dq: laid out as `q`.
     ///   - dk, dv: laid out as `k`, `v`, past keys included: those parts are gradients of earlier chunks.
     ///   - delta: `[B, Hq, T]`, receives `Σ dOutput·output` of each row.
+    ///   - visible: as in `forward`.
     public static func backward(
         dOutput: UnsafePointer<Float>, q: UnsafePointer<Float>, k: UnsafePointer<Float>, v: UnsafePointer<Float>,
-        output: UnsafePointer<Float>, logSumExp: UnsafePointer<Float>, dq: UnsafeMutablePointer<Float>,
-        dk: UnsafeMutablePointer<Float>, dv: UnsafeMutablePointer<Float>, delta: UnsafeMutablePointer<Float>,
-        shape: AttentionShape, threads: ThreadPool
+        visible: [Int32]? = nil, output: UnsafePointer<Float>, logSumExp: UnsafePointer<Float>,
+        dq: UnsafeMutablePointer<Float>, dk: UnsafeMutablePointer<Float>, dv: UnsafeMutablePointer<Float>,
+        delta: UnsafeMutablePointer<Float>, shape: AttentionShape, threads: ThreadPool
     ) {
-        shape.validate()
-        let kernel = shape.kernelShape(heads: shape.group)
-        let floats = withUnsafePointer(to: kernel) { ck_attention_scratch($0, 1) }
+        shape.validate(visible: visible)
+        let floats = withUnsafePointer(to: shape.kernelShape(heads: shape.group)) { ck_attention_scratch($0, 1) }
         threads.run(shape.batch * shape.keyValueHeads) { index, worker in
             let b = index / shape.keyValueHeads, shared = index % shape.keyValueHeads
             let head = shared * shape.group, d = shape.headWidth
             let query = b * shape.querySampleStride + head * d, key = b * shape.keySampleStride + shared * d
             let value = b * shape.valueSampleStride + shared * d, row = (b * shape.queryHeads + head) * shape.tokens
             let result = b * shape.outputSampleStride + head * d
-            withUnsafePointer(to: kernel) { kernel in
+            shape.withKernelShape(heads: shape.group, sample: b, visible: visible) { kernel in
                 ck_attention_backward(
                     dq + query, dk + key, dv + value, delta + row, dOutput + result, output + result,
                     logSumExp + row, q + query, k + key, v + value, kernel,

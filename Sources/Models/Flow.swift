@@ -128,6 +128,6 @@ extension LayerLink {
         return skips
     }
 
-    /// Each may become an edge between stages, and actions number those in seven bits.
-    static let countLimit = 127
+    /// Each may become an edge between stages, and actions number those in sixteen bits.
+    static let countLimit = 65_535
 }

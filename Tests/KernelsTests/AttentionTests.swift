@@ -160,6 +160,60 @@ import Testing
         #expect(relativeError(whole.dk, dk) < 1e-6)
     }
 
+    /// Counts of visible keys that are those of the causal mask change no bit; a selection of the tokens has the rows of
+    /// the whole and, where the others' gradients are zero, the gradients of the whole.
+    @Test(arguments: [1, 2]) func aSelectionOfTokens(threadCount: Int) {
+        let c = Case(tokens: 150, width: 20), x = Self.inputs(c), row = c.heads * c.width
+        let pool = threadCount == 1 ? onePool : twoPool
+        func run(_ tokens: [Int], upstream: [Float]) -> Result {
+            func rows(_ x: [Float]) -> [Float] {
+                var chosen: [Float] = []
+                for b in 0..<c.batch {
+                    for token in tokens {
+                        let start: Int = (b * c.tokens + token) * row
+                        chosen += x[start..<start + row]
+                    }
+                }
+                return chosen
+            }
+            var shape = c.shape
+            shape.tokens = tokens.count
+            (shape.querySampleStride, shape.outputSampleStride) = (tokens.count * row, tokens.count * row)
+            let q = rows(x.q), g = rows(upstream), visible = (0..<c.batch).flatMap { _ in tokens.map { Int32($0 + 1) } }
+            var r = Result(
+                o: zeros(q.count), lse: zeros(q.count / c.width), dq: zeros(q.count), dk: zeros(x.k.count),
+                dv: zeros(x.v.count), delta: zeros(q.count / c.width))
+            Attention.forward(
+                q: q, k: x.k, v: x.v, visible: visible, output: &r.o, logSumExp: &r.lse, shape: shape, threads: pool)
+            Attention.backward(
+                dOutput: g, q: q, k: x.k, v: x.v, visible: visible, output: r.o, logSumExp: r.lse, dq: &r.dq,
+                dk: &r.dk, dv: &r.dv, delta: &r.delta, shape: shape, threads: pool)
+            return r
+        }
+        let causal = Self.run(c, pool: onePool), all = run(Array(0..<c.tokens), upstream: x.g)
+        for (a, b) in [(causal.o, all.o), (causal.dq, all.dq), (causal.dk, all.dk), (causal.dv, all.dv)] {
+            expectSameBits(a, b)
+        }
+        let chosen = (0..<c.tokens).filter { $0 % 7 % 3 == 1 }
+        var upstream = zeros(x.g.count)
+        for b in 0..<c.batch {
+            for token in chosen {
+                let start: Int = (b * c.tokens + token) * row
+                for i in start..<start + row { upstream[i] = x.g[i] }
+            }
+        }
+        let whole = run(Array(0..<c.tokens), upstream: upstream), some = run(chosen, upstream: upstream)
+        for b in 0..<c.batch {
+            for (i, token) in chosen.enumerated() {
+                let at = (b * c.tokens + token) * row, part = (b * chosen.count + i) * row
+                expectSameBits(Array(whole.o[at..<at + row]), Array(some.o[part..<part + row]))
+                expectSameBits(Array(whole.dq[at..<at + row]), Array(some.dq[part..<part + row]))
+            }
+        }
+        #expect(relativeError(some.dk, whole.dk.map(Double.init)) < 1e-6)
+        #expect(relativeError(some.dv, whole.dv.map(Double.init)) < 1e-6)
+    }
+
     @Test func windowOfOneIsTheValueAndEqualKeysAverage() {
         let c = Case(batch: 1, tokens: 20, heads: 1, shared: 1, width: 8, window: 1)
         expectSameBits(Self.run(c, pool: onePool).o, Self.inputs(c).v)

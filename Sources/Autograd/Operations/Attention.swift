@@ -11,13 +11,19 @@ public struct AttentionGeometry {
     public let window: Int?
     /// Position of the first query in its sequence.
     public let positionOffset: Int
+    /// `[B·T]`, the position of every row in its sequence when the rows are not consecutive; ascending within a
+    /// sequence, where the last may be repeated to fill up. They set the rotary angles.
+    public let positions: [Int32]?
     /// Base of the rotary angles; nil: no rotation.
     public let rotary: RotaryTable?
 
     public init(
         batch: Int, time: Int, headCount: Int, keyValueHeadCount: Int, headSize: Int, window: Int?,
-        positionOffset: Int, rotary: RotaryTable?
+        positionOffset: Int, positions: [Int32]? = nil, rotary: RotaryTable?
     ) {
+        require(
+            positions == nil || window == nil,
+            "AttentionGeometry: window \(window ?? 0) with positions given one by one; expected none")
         self.batch = batch
         self.time = time
         self.headCount = headCount
@@ -25,12 +31,14 @@ public struct AttentionGeometry {
         self.headSize = headSize
         self.window = window
         self.positionOffset = positionOffset
+        self.positions = positions
         self.rotary = rotary
     }
 }
 
 extension Tape {
-    /// Causal softmax attention over the chunk's own keys and those carried from earlier chunks.
+    /// Causal softmax attention over the chunk's own keys and those carried from earlier chunks. A row sees the rows
+    /// before it, whatever their positions.
     ///
     /// Keeps `O` and one log-sum-exp per row and head; scores are recomputed in the backward pass
     /// (arXiv 2205.14135).
@@ -103,16 +111,65 @@ extension Tape {
         return (result, keysOut, valuesOut)
     }
 
-    /// Rotary positions of `x [B·T, H·d]`, half-split pairs, `d` the table's width (arXiv 2104.09864).
+    /// Causal softmax attention to keys and values that another pass over the sequences has made, of all positions: a
+    /// query at position `p` sees those of the positions `0...p`, whichever queries it is computed with.
+    ///
+    /// - Parameters:
+    ///   - query: `[B·T, H·d]`, before rotation, any selection of each sequence's positions.
+    ///   - sharedKeys, sharedValues: `[B, S, Hkv, d]`, keys after rotation, row `j` that of position `j`.
+    /// - Returns: `[B·T, H·d]`.
+    public func attention(
+        query: Variable, sharedKeys keys: Variable, sharedValues values: Variable, _ geometry: AttentionGeometry
+    ) -> Variable {
+        let (batch, time, size) = (geometry.batch, geometry.time, geometry.headSize)
+        let keyShape = Shape(batch, keys.shape[1], geometry.keyValueHeadCount, size)
+        require(
+            keys.shape == keyShape && values.shape == keyShape && geometry.window == nil,
+            "attention: shared keys \(keys.shape), values \(values.shape), window \(geometry.window ?? 0); expected \(keyShape), none"
+        )
+        let shape = AttentionShape(
+            batch: batch, tokens: time, keys: keys.shape[1], queryHeads: geometry.headCount,
+            keyValueHeads: geometry.keyValueHeadCount, headWidth: size)
+        let first = geometry.positionOffset + 1
+        let visible = geometry.positions?.map { $0 + 1 } ?? (0..<batch * time).map { Int32(first + $0 % time) }
+
+        let rotatedQuery = rotated(query.value, heads: geometry.headCount, geometry)
+        let y = context.tensor(query.shape)
+        let logSumExp = context.tensor(Shape(batch, geometry.headCount, time))
+        Attention.forward(
+            q: rotatedQuery.pointer, k: keys.value.pointer, v: values.value.pointer, visible: visible,
+            output: y.pointer, logSumExp: logSumExp.pointer, shape: shape, threads: threads)
+        let result = output(y, from: query, keys, values)
+        record(result) { dy in
+            let dQuery = self.context.tensor(query.shape)
+            let dKeys = self.context.tensor(keyShape)
+            let dValues = self.context.tensor(keyShape)
+            let delta = self.context.tensor(logSumExp.shape)
+            Attention.backward(
+                dOutput: dy.pointer, q: rotatedQuery.pointer, k: keys.value.pointer, v: values.value.pointer,
+                visible: visible, output: y.pointer, logSumExp: logSumExp.pointer, dq: dQuery.pointer,
+                dk: dKeys.pointer, dv: dValues.pointer, delta: delta.pointer, shape: shape, threads: self.threads)
+            if query.needsGradient {
+                query.accumulate(
+                    self.rotated(dQuery, heads: geometry.headCount, geometry, inverse: true), self.context)
+            }
+            keys.accumulate(dKeys, self.context)
+            values.accumulate(dValues, self.context)
+        }
+        return result
+    }
+
+    /// Rotary positions of `x [B·T, H·d]`, `d` and the pairs those of the table (arXiv 2104.09864).
+    /// - Parameter positions: as in ``AttentionGeometry``.
     public func rotary(
-        _ x: Variable, _ batch: Int, _ time: Int, positionOffset: Int, _ table: RotaryTable
+        _ x: Variable, _ batch: Int, _ time: Int, positionOffset: Int, positions: [Int32]? = nil, _ table: RotaryTable
     ) -> Variable {
         let heads = x.value.width / table.headWidth
         func rotated(_ x: Tensor, inverse: Bool) -> Tensor {
             let y = context.tensor(x.shape)
             RotaryEmbedding.apply(
                 x.pointer, into: y.pointer, batch: batch, tokens: time, heads: heads, start: positionOffset,
-                table: table, inverse: inverse, threads: threads)
+                positions: positions, table: table, inverse: inverse, threads: threads)
             return y
         }
         let result = output(rotated(x.value, inverse: false), from: x)
@@ -125,7 +182,8 @@ extension Tape {
         let y = context.tensor(x.shape)
         RotaryEmbedding.apply(
             x.pointer, into: y.pointer, batch: geometry.batch, tokens: geometry.time, heads: heads,
-            start: geometry.positionOffset, table: table, inverse: inverse, threads: threads)
+            start: geometry.positionOffset, positions: geometry.positions, table: table, inverse: inverse,
+            threads: threads)
         return y
     }
 

@@ -4,7 +4,7 @@
 // Softmax attention of the query heads that share one key-value head, without ever storing the score matrix.
 //
 //   o_i = Σ_j softmax_j(scale · q_i·k_j) v_j  over visible j;  key j is visible to token i at position p = past + i iff
-//   (not causal or j ≤ p) and (window = 0 or |p − j| < window).
+//   (not causal or j ≤ p) and (window = 0 or |p − j| < window); or, where `visible` is given, iff j < visible[i].
 //
 // Legend: T tokens (queries), S keys, G query heads of the group, d head width. Rows are the G·T pairs (head, token), head
 // first. Pointers name the first element of the group's first head (or of the key-value head) of one sample; `*_stride`
@@ -14,6 +14,7 @@ typedef struct {
   size_t past;   ///< position of the first token; keys are at positions 0 ..< keys
   size_t window; ///< 0 = unlimited
   int causal;
+  const int32_t *visible; ///< [T] or null: how many of the first keys each token sees; instead of all other rules
   float scale;
   size_t q_stride, k_stride, v_stride, out_stride;
 } ck_attention_shape;

@@ -107,6 +107,8 @@ void ck_top_one(int32_t *hits, const float *logits, size_t ld, const int32_t *ta
 // Rotary position embedding of one token.
 /// (a, b) → (a·cos − b·sin, b·cos + a·sin) for pairs (i, i + half) of each head; direction −1 rotates back. y may be x.
 void ck_rotate_half(float *y, const float *x, const float *cosine, const float *sine, size_t heads, size_t half, float direction);
+/// The same for pairs (2i, 2i + 1).
+void ck_rotate_interleaved(float *y, const float *x, const float *cosine, const float *sine, size_t heads, size_t half, float direction);
 
 // Philox4x32-10 (Salmon et al. 2011). Element e is word e mod 4 of counter (e/4 mod 2^32, counter[0], counter[1], counter[2]).
 void ck_philox_words(uint32_t *out, uint64_t first, size_t n, const ck_philox_key *key);

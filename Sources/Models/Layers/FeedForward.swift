@@ -1,14 +1,16 @@
 import Autograd
+import Kernels
 import Tensors
 
 /// The position-wise half of a block.
 ///
 /// - `swiglu`: `(silu(x Wgᵀ) ⊙ x Wuᵀ) Wdᵀ` (arXiv 2002.05202), names `mlp.gate_proj`, `mlp.up_proj`, `mlp.down_proj`.
-/// - `gelu`, `gelu_tanh`: `gelu(x Wuᵀ + b) Wdᵀ + b`, names `mlp.up_proj`, `mlp.down_proj`; erf and tanh form.
+/// - `gelu`, `gelu_tanh`, `relu`: `f(x Wuᵀ + b) Wdᵀ + b`, names `mlp.up_proj`, `mlp.down_proj`; erf and tanh form of
+///   gelu.
 ///
-/// Parameters: `swiglu` 3·D·F (+ 2F + D with bias), `gelu` 2·D·F (+ F + D with bias).
+/// Parameters: `swiglu` 3·D·F (+ 2F + D with bias), the others 2·D·F (+ F + D with bias).
 public final class FeedForward {
-    enum Kind: String, CaseIterable { case swiglu, gelu, geluTanh = "gelu_tanh" }
+    enum Kind: String, CaseIterable { case swiglu, gelu, geluTanh = "gelu_tanh", relu }
 
     let kind: Kind
     let hiddenSize: Int
@@ -32,6 +34,7 @@ public final class FeedForward {
         case .swiglu: return down(tape.swiGLU(gate: gate!(x, tape), up: up(x, tape)), tape)
         case .gelu: return down(tape.gelu(up(x, tape), tanhForm: false), tape)
         case .geluTanh: return down(tape.gelu(up(x, tape), tanhForm: true), tape)
+        case .relu: return down(tape.activation(.relu, up(x, tape)), tape)
         }
     }
 

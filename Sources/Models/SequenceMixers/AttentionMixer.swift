@@ -7,8 +7,10 @@ import Tensors
 /// `o_t = Σ_s softmax_s(q_t·k_s / √d) v_s` over positions `s ≤ t` (and `t − s < window`); query head
 /// `h` uses key/value head `⌊h·Hkv/H⌋`. Names and shapes are those of Llama: `self_attn.q_proj.weight
 /// [H·d, D]`, `k_proj`, `v_proj [Hkv·d, D]`, `o_proj [D, H·d]`.
+/// `qk_bias`: `self_attn.qk_bias [2, H, d]`, added to queries and keys before rotation; a key/value head is then first
+/// repeated for each of its query heads, whose biases differ (arXiv 2502.05171).
 /// Carry: `k`, `v` `[B, P, Hkv, d]` after rotation, `P` all past positions or the last `window − 1`.
-/// Source: arXiv 1706.03762, 2104.09864 (rotary, half-split pairs), 2305.13245 (grouped queries).
+/// Source: arXiv 1706.03762, 2104.09864 (rotary), 2305.13245 (grouped queries).
 public final class AttentionMixer: SequenceMixer {
     public static let name = "attention"
 
@@ -22,6 +24,7 @@ public final class AttentionMixer: SequenceMixer {
     /// Keys and values stay with their batch: carried on, they would grow without bound.
     public let streamStateNames: [String] = []
     private let query, key, value, output: Linear
+    private let bias: ParameterUse?
 
     public init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {
         let width = builder.inputWidth
@@ -42,28 +45,88 @@ public final class AttentionMixer: SequenceMixer {
             throw reader.error(
                 "head_size", "rotary positions need an even head size, not \(headSize); set rotary: false")
         }
-        rotary = isRotary ? RotaryTable(headWidth: headSize, theta: theta) : nil
+        let pairs = try reader.choice("rotary_pairs", as: RotaryPairs.self, default: .half)
+        rotary = isRotary ? RotaryTable(headWidth: headSize, theta: theta, pairs: pairs) : nil
         let hasBias = try reader.bool("bias", default: false)
+        let hasScoreBias = try reader.bool("qk_bias", default: false)
         outputWidth = width
         query = Linear("self_attn.q_proj", width, headCount * headSize, bias: hasBias, builder)
         key = Linear("self_attn.k_proj", width, keyValueHeadCount * headSize, bias: hasBias, builder)
         value = Linear("self_attn.v_proj", width, keyValueHeadCount * headSize, bias: hasBias, builder)
         output = Linear("self_attn.o_proj", headCount * headSize, width, bias: hasBias, builder)
+        bias =
+            hasScoreBias
+            ? builder.tensor("self_attn.qk_bias", Shape(2, headCount, headSize), .constant(0), decays: false) : nil
     }
 
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
         let tape = pass.tape
-        let geometry = AttentionGeometry(
-            batch: pass.batch, time: pass.time, headCount: headCount, keyValueHeadCount: keyValueHeadCount,
-            headSize: headSize, window: window, positionOffset: pass.positionOffset, rotary: rotary)
+        let (key, value) = keysAndValues(x, tape)
         let result = tape.attention(
-            query: query(x, tape), key: key(x, tape), value: value(x, tape), pastKey: carry["k"],
-            pastValue: carry["v"], geometry)
+            query: biased(query(x, tape), tape), key: key, value: value, pastKey: carry["k"], pastValue: carry["v"],
+            geometry(pass))
         let carryOut = [
             CarryTensor(name: "k", variable: result.keys, crossesBatches: false),
             CarryTensor(name: "v", variable: result.values, crossesBatches: false),
         ]
         return (output(result.output, tape), carryOut)
+    }
+
+    /// Attention to the keys and values of all positions that another pass of these weights has carried out, `[B, S, Hkv,
+    /// d]`; `x` holds any selection of the positions.
+    /// - Parameter updatesKeys: whether keys and values at the positions of `x` are those of `x`; otherwise `x` is
+    ///   projected to queries only.
+    public func forward(
+        _ x: Variable, sharedKeys: Variable, sharedValues: Variable, updatesKeys: Bool = false, _ pass: Pass
+    ) -> Variable {
+        let (tape, geometry) = (pass.tape, geometry(pass))
+        var (keys, values) = (sharedKeys, sharedValues)
+        if updatesKeys {
+            var (key, value) = keysAndValues(x, tape)
+            if let rotary {
+                key = tape.rotary(
+                    key, pass.batch, pass.time, positionOffset: pass.positionOffset, positions: pass.positions, rotary)
+            }
+            let rows = (0..<pass.rows).map { row in
+                let (sequence, time) = (row / pass.time, row % pass.time)
+                guard let positions = pass.positions else {
+                    return Int32(sequence * keys.shape[1] + pass.positionOffset + time)
+                }
+                // A repeated position fills up a sequence.
+                if time > 0, positions[row] == positions[row - 1] { return -1 }
+                return Int32(sequence * keys.shape[1]) + positions[row]
+            }
+            keys = tape.replacingRows(keys, with: key, rows: rows)
+            values = tape.replacingRows(values, with: value, rows: rows)
+        }
+        let mixed = tape.attention(
+            query: biased(query(x, tape), tape), sharedKeys: keys, sharedValues: values, geometry)
+        return output(mixed, tape)
+    }
+
+    private func geometry(_ pass: Pass) -> AttentionGeometry {
+        AttentionGeometry(
+            batch: pass.batch, time: pass.time, headCount: headCount, keyValueHeadCount: cachedHeadCount,
+            headSize: headSize, window: window, positionOffset: pass.positionOffset, positions: pass.positions,
+            rotary: rotary)
+    }
+
+    /// Heads of the keys and values that queries meet.
+    private var cachedHeadCount: Int { bias == nil ? keyValueHeadCount : headCount }
+
+    private func biased(_ query: Variable, _ tape: Tape) -> Variable {
+        bias.map { tape.addBias(query, $0, row: 0) } ?? query
+    }
+
+    /// Keys before rotation, and values.
+    private func keysAndValues(_ x: Variable, _ tape: Tape) -> (Variable, Variable) {
+        let (key, value) = (key(x, tape), value(x, tape))
+        guard let bias else { return (key, value) }
+        let count = headCount / keyValueHeadCount
+        return (
+            tape.addBias(tape.repeatedHeads(key, headSize: headSize, count: count), bias, row: 1),
+            tape.repeatedHeads(value, headSize: headSize, count: count)
+        )
     }
 
     public func flopsPerToken(time: Int) -> Double {
@@ -73,8 +136,8 @@ public final class AttentionMixer: SequenceMixer {
     }
 
     public func growingCarry(positions: Int) -> Int {
-        2 * keyValueHeadCount * headSize * min(positions, window.map { $0 - 1 } ?? positions)
+        2 * cachedHeadCount * headSize * min(positions, window.map { $0 - 1 } ?? positions)
     }
 
-    public var savedPerToken: Int { 2 * (headCount + keyValueHeadCount) * headSize + headCount }
+    public var savedPerToken: Int { 2 * (headCount + cachedHeadCount) * headSize + headCount }
 }

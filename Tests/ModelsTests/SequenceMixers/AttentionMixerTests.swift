@@ -16,6 +16,14 @@ import Testing
         MixerCase(
             "attention", ["head_count": "3", "kv_head_count": "1", "rotary": "false"], width: 21,
             parameterCount: 21 * (6 + 2) * 7),
+        // And 2·H·d biases of queries and keys.
+        MixerCase(
+            "attention",
+            [
+                "head_count": "4", "kv_head_count": "2", "rotary": "true", "rotary_pairs": "interleaved",
+                "qk_bias": "true",
+            ],
+            width: 24, parameterCount: 24 * (8 + 4) * 6 + 2 * 24),
     ]
 
     @Test(arguments: cases) func obeysTheLaws(_ mixerCase: MixerCase) throws {
