@@ -15,7 +15,8 @@ public struct StageMessage: Hashable, Sendable {
     public var microBatch: Int { producer.microBatch }
     public var chunk: Int { producer.chunk }
 
-    /// What a SEND, RECV or WAIT action moves; nil for other kinds and where the edge does not touch the stage.
+    /// What a SEND, RECV or WAIT action moves; nil for other kinds, where the edge does not touch the stage, and for
+    /// gradients where either end has no backward.
     public init?(_ action: Action, _ shape: ScheduleShape) {
         let unit = action.unit
         let other: UnitOfWork?
@@ -28,6 +29,7 @@ public struct StageMessage: Hashable, Sendable {
         let isReceiver = action.kind == .receiveActivation || action.kind == .receiveGradient
         let isGradient =
             action.kind == .sendGradient || action.kind == .waitGradient || action.kind == .receiveGradient
+        if isGradient, !shape.hasBackward(unit.stage) || !shape.hasBackward(other.stage) { return nil }
         kind = isGradient ? .gradient : .activation
         edge = action.edge
         producer = isReceiver ? other : unit

@@ -23,7 +23,7 @@ public struct LoweringOptions: Hashable, Sendable {
 /// that makes them, a `RECV` before the action that needs them, and a `WAIT` that gives the send buffer back: once for
 /// the line of stages and once for every skip, which goes straight to its stage. Stages on one rank hand over in memory
 /// and get none. A training step ends with `REDUCE_TIED` and `STEP` on every rank. `REDUCE_DP`, if asked for, follows the
-/// last weight gradient of its stage, so that gradients travel between replicas while the pipeline drains.
+/// last weight gradient of its stage (a stage without any has none), so that gradients travel between replicas while the pipeline drains.
 ///
 /// Why the result cannot deadlock, even if a send completes only when its receive is posted. Give each compute action
 /// the level "1 + highest level among what it depends on, its predecessor on the rank included"; dependencies along
@@ -109,10 +109,10 @@ private struct MessagePlan {
                 }
                 forwardLevel[unit] = level + 1
             case .inputGradient, .backward:
-                index.forEachTarget(action, unit) { target, edge in
-                    guard placement[index.stage(target)] != rank else { return }
-                    level = max(level, gradientLevel[target])
-                    gradientPost[index.slot(from: target, edge: edge)] = postLevel
+                index.forEachGradientSource(action, unit) { source, edge in
+                    guard placement[index.stage(source)] != rank else { return }
+                    level = max(level, gradientLevel[source])
+                    gradientPost[index.slot(from: source, edge: edge)] = postLevel
                 }
                 gradientLevel[unit] = level + 1
             default: break
@@ -164,10 +164,10 @@ private struct MessagePlan {
         return result
     }
 
-    /// Position of the last weight gradient of each stage of a rank, ascending; none without replicas.
+    /// Position of the last weight gradient of each stage of a rank that has any, ascending; none without replicas.
     private func reductions(of rank: Int) -> [(position: Int, stage: Int)] {
-        guard options.reducesReplicas, schedule.shape.purpose == .training else { return [] }
-        return schedule.placement.stages(of: rank).map { stage in
+        guard options.reducesReplicas else { return [] }
+        return schedule.placement.stages(of: rank).filter { index.hasBackward[$0] }.map { stage in
             let last = schedule.ranks[rank].lastIndex {
                 $0.stage == stage && ($0.kind == .weightGradient || $0.kind == .backward)
             }
@@ -191,8 +191,8 @@ private struct MessagePlan {
                     result.append((slot, Action(.receiveActivation, action.unit, edge: edge)))
                 }
             case .inputGradient, .backward:
-                index.forEachTarget(action, unit) { target, edge in
-                    guard isRemote(target, rank) else { return }
+                index.forEachGradientSource(action, unit) { source, edge in
+                    guard isRemote(source, rank) else { return }
                     result.append((slot, Action(.receiveGradient, action.unit, edge: edge)))
                 }
             default: break
@@ -218,8 +218,8 @@ private struct MessagePlan {
                     if isRemote(target, rank) { append(.sendActivation, .waitActivation, edge, activationPostLevel) }
                 }
             case .inputGradient, .backward:
-                index.forEachSource(action, unit) { source, edge in
-                    if isRemote(source, rank) { append(.sendGradient, .waitGradient, edge, gradientPostLevel) }
+                index.forEachGradientTarget(action, unit) { target, edge in
+                    if isRemote(target, rank) { append(.sendGradient, .waitGradient, edge, gradientPostLevel) }
                 }
             default: break
             }

@@ -31,11 +31,16 @@ public struct ScheduleShape: Hashable, Sendable {
     public var purpose: Purpose
     /// Edges beside the line of stages; two may join the same stages. `Action.edge` counts them from 1.
     public var skips: [SkipEdge] { didSet { checkSkips() } }
+    /// Stages that a training step runs forward only, as truncated back-propagation through recursions does: their F
+    /// keep nothing, and they have no other actions. Edges that touch them carry activations alone, so that a stage
+    /// before them gets its gradient from skips past them, or none at all.
+    public var forwardOnly: Set<Int> { didSet { checkForwardOnly() } }
 
-    /// - Precondition: every count is at least 1; at most 65,535 skips, between stages that exist.
+    /// - Precondition: every count is at least 1; at most 65,535 skips, between stages that exist, which the forward-only
+    ///   ones are too.
     public init(
         stageCount: Int, microBatchCount: Int, chunkCount: Int = 1, purpose: Purpose = .training,
-        skips: [SkipEdge] = []
+        skips: [SkipEdge] = [], forwardOnly: Set<Int> = []
     ) {
         require(
             stageCount >= 1 && microBatchCount >= 1 && chunkCount >= 1,
@@ -46,7 +51,9 @@ public struct ScheduleShape: Hashable, Sendable {
         self.chunkCount = chunkCount
         self.purpose = purpose
         self.skips = skips
+        self.forwardOnly = forwardOnly
         checkSkips()
+        checkForwardOnly()
     }
 
     private func checkSkips() {
@@ -55,6 +62,15 @@ public struct ScheduleShape: Hashable, Sendable {
             "ScheduleShape: got skips to stages \(skips.map(\.toStage)); expected fewer than \(Action.edgeLimit), "
                 + "to stages below \(stageCount)")
     }
+
+    private func checkForwardOnly() {
+        require(
+            forwardOnly.allSatisfy((0..<stageCount).contains),
+            "ScheduleShape: got forward-only stages \(forwardOnly.sorted()); expected them below \(stageCount)")
+    }
+
+    /// Whether a stage computes gradients.
+    public func hasBackward(_ stage: Int) -> Bool { purpose == .training && !forwardOnly.contains(stage) }
 
     /// Units of one stage.
     public var unitsPerStage: Int { microBatchCount * chunkCount }
@@ -119,6 +135,7 @@ public struct ScheduleShape: Hashable, Sendable {
 ///     chunks 1                 optional, 1
 ///     placement 0 1            rank of each stage in turn; every rank from 0 up holds at least one
 ///     skips 0-2 0-3            optional: edges 1, 2, ... beside the line, from stage to stage
+///     forward_only 1 2         optional: stages without backward, in training
 ///     peak 2 1                 optional: most units of work each rank may hold recorded at once
 ///     lowered                  only when the lists contain SEND, RECV and WAIT, which lowering otherwise adds;
 ///                              'lowered replicas' when they also contain REDUCE_DP
@@ -195,6 +212,9 @@ extension Schedule {
         ]
         if !shape.skips.isEmpty {
             lines.append("skips " + shape.skips.map { "\($0.fromStage)-\($0.toStage)" }.joined(separator: " "))
+        }
+        if !shape.forwardOnly.isEmpty {
+            lines.append("forward_only " + shape.forwardOnly.sorted().map(String.init).joined(separator: " "))
         }
         if let peakUnits { lines.append("peak " + peakUnits.map(String.init).joined(separator: " ")) }
         if isLowered { lines.append(reducesReplicas ? "lowered replicas" : "lowered") }

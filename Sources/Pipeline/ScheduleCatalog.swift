@@ -19,9 +19,11 @@ public enum ScheduleCatalog {
     public static func training(_ name: String, _ request: ScheduleRequest) throws(ScheduleError) -> Schedule {
         let generator = try generator(name)
         let placement = try placement(name, request)
-        let shape = ScheduleShape(
+        var shape = ScheduleShape(
             stageCount: placement.stageCount, microBatchCount: request.microBatchCount, chunkCount: request.chunkCount)
-        let ranks = generator.actions(shape, placement).map { rematerialized($0, request) }
+        let whole = generator.actions(shape, placement)
+        shape.forwardOnly = request.forwardOnly
+        let ranks = whole.map { rematerialized(truncated($0, shape), request) }
         return Schedule(
             name: name, shape: shape, placement: placement, ranks: ranks, peakUnits: ranks.map(peakUnits))
     }
@@ -78,6 +80,15 @@ public enum ScheduleCatalog {
             throw .unknownSchedule(name: name, known: names)
         }
         return generator
+    }
+
+    /// Leaves out backwards that forward-only stages do not have. What an order without them is still meets every need.
+    private static func truncated(_ actions: [Action], _ shape: ScheduleShape) -> [Action] {
+        guard !shape.forwardOnly.isEmpty else { return actions }
+        return actions.compactMap { action in
+            guard shape.forwardOnly.contains(action.stage) else { return action }
+            return action.kind == .forward ? Action(.forward, action.unit, recorded: false) : nil
+        }
     }
 
     /// Marks forwards as unrecorded and puts `R` before the backward (or input gradient) that needs it.

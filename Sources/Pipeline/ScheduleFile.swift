@@ -73,7 +73,7 @@ struct ScheduleReader {
         openRank = nil
         let key = words.removeFirst()
         let known = [
-            "schedule", "purpose", "micro_batches", "chunks", "placement", "skips", "peak", "lowered",
+            "schedule", "purpose", "micro_batches", "chunks", "placement", "skips", "forward_only", "peak", "lowered",
         ]
         guard known.contains(key) else {
             throw .malformed(
@@ -134,6 +134,15 @@ struct ScheduleReader {
         return skips
     }
 
+    private func forwardOnly(stageCount: Int) throws(ScheduleError) -> Set<Int> {
+        let stages = try numbers("forward_only", atLeast: 0) ?? []
+        guard stages.allSatisfy({ $0 < stageCount }) else {
+            throw .malformed(
+                line: values["forward_only"]!.line, reason: "'forward_only' needs stages below \(stageCount)")
+        }
+        return Set(stages)
+    }
+
     func schedule() throws(ScheduleError) -> Schedule {
         guard let name = values["schedule"], name.words.count == 1 else {
             throw .malformed(line: values["schedule"]?.line ?? lastLine, reason: "'schedule <name>' is missing")
@@ -153,7 +162,7 @@ struct ScheduleReader {
         let shape = ScheduleShape(
             stageCount: ranks.count, microBatchCount: try count("micro_batches", default: nil),
             chunkCount: try count("chunks", default: 1), purpose: purpose,
-            skips: try skips(stageCount: ranks.count))
+            skips: try skips(stageCount: ranks.count), forwardOnly: try forwardOnly(stageCount: ranks.count))
         let placement = Placement(ranks: ranks)
         let peak = try numbers("peak", atLeast: 0)
         guard peak == nil || peak!.count == placement.rankCount else {

@@ -28,10 +28,12 @@ public struct ScheduleRequest: Hashable, Sendable {
     /// Slices of the sequence axis per micro-batch, `k` in the formulas.
     public var chunkCount: Int
     public var rematerialization: Rematerialization
+    /// Stages without backward; see `ScheduleShape.forwardOnly`.
+    public var forwardOnly: Set<Int>
 
     public init(
         rankCount: Int, virtualStages: Int? = nil, placement: PlacementKind? = nil, microBatchCount: Int,
-        chunkCount: Int = 1, rematerialization: Rematerialization = .never
+        chunkCount: Int = 1, rematerialization: Rematerialization = .never, forwardOnly: Set<Int> = []
     ) {
         self.rankCount = rankCount
         self.virtualStages = virtualStages
@@ -39,6 +41,7 @@ public struct ScheduleRequest: Hashable, Sendable {
         self.microBatchCount = microBatchCount
         self.chunkCount = chunkCount
         self.rematerialization = rematerialization
+        self.forwardOnly = forwardOnly
     }
 }
 

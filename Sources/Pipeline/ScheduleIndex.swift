@@ -9,6 +9,8 @@ struct ScheduleIndex: Sendable {
     let unitCount: Int
     /// Units and messages on skips.
     let slotCount: Int
+    /// By stage.
+    let hasBackward: [Bool]
     /// Per stage, the skips that end and begin there; empty lists when there are none at all.
     private let skipsIn: [[Int]]
     private let skipsOut: [[Int]]
@@ -18,6 +20,7 @@ struct ScheduleIndex: Sendable {
         stride = shape.unitsPerStage
         unitCount = shape.unitCount
         slotCount = shape.unitCount + shape.skips.count * shape.unitsPerStage
+        hasBackward = (0..<shape.stageCount).map(shape.hasBackward)
         var skipsIn = [[Int]](repeating: [], count: shape.skips.isEmpty ? 0 : shape.stageCount)
         var skipsOut = skipsIn
         for (skip, stages) in shape.skips.enumerated() {
@@ -62,6 +65,18 @@ struct ScheduleIndex: Sendable {
         if target >= 0 { body(target, 0) }
         if skipsOut.isEmpty { return }
         for edge in skipsOut[action.stage] { body(downstream(action, unit, edge: edge), edge) }
+    }
+
+    /// Calls `body` with each unit that a backward's unit has a gradient from, and the edge: the line first, then skips.
+    @inline(__always)
+    func forEachGradientSource(_ action: Action, _ unit: Int, _ body: (_ source: Int, _ edge: Int) -> Void) {
+        forEachTarget(action, unit) { source, edge in if hasBackward[stage(source)] { body(source, edge) } }
+    }
+
+    /// Calls `body` with each unit that a backward's unit has a gradient for, and the edge: the line first, then skips.
+    @inline(__always)
+    func forEachGradientTarget(_ action: Action, _ unit: Int, _ body: (_ target: Int, _ edge: Int) -> Void) {
+        forEachSource(action, unit) { target, edge in if hasBackward[stage(target)] { body(target, edge) } }
     }
 
     /// Slot of the message that a unit sends along an edge.

@@ -110,8 +110,8 @@ struct ScheduleWalk {
             if let need = missing(unit, .recorded) { return need }
             if action.chunk < index.shape.chunkCount - 1, let need = missing(unit + 1, .inputGradient) { return need }
             var need: Need?
-            index.forEachTarget(action, unit) { target, edge in
-                if need == nil { need = input(target, edge, .inputGradient, .postedGradient, .sentGradient) }
+            index.forEachGradientSource(action, unit) { source, edge in
+                if need == nil { need = input(source, edge, .inputGradient, .postedGradient, .sentGradient) }
             }
             return need
         case .weightGradient, .sendGradient:
@@ -144,7 +144,7 @@ struct ScheduleWalk {
         switch action.kind {
         case .forward where !schedule.isLowered: index.forEachTarget(action, unit) { target, _ in body(target) }
         case .inputGradient where !schedule.isLowered, .backward where !schedule.isLowered:
-            index.forEachSource(action, unit) { source, _ in body(source) }
+            index.forEachGradientTarget(action, unit) { target, _ in body(target) }
         case .sendActivation, .receiveGradient: body(index.downstream(action, unit, edge: action.edge))
         case .sendGradient, .receiveActivation: body(index.upstream(action, unit, edge: action.edge))
         default: break

@@ -90,7 +90,6 @@ struct SimulatorClock {
     private let index: ScheduleIndex
     private let placement: [Int]
     private let isLowered: Bool
-    private let isEvaluation: Bool
     private let keepsTimeline: Bool
     private var activations: [Transfer]
     private var gradients: [Transfer]
@@ -109,7 +108,6 @@ struct SimulatorClock {
         self.keepsTimeline = keepsTimeline
         placement = schedule.placement.ranks
         isLowered = schedule.isLowered
-        isEvaluation = schedule.shape.purpose == .evaluation
         let count = schedule.ranks.count
         now = Array(repeating: 0, count: count)
         usage = Array(repeating: RankUsage(busy: 0, peakUnits: 0, peakBytes: 0), count: count)
@@ -143,12 +141,12 @@ struct SimulatorClock {
                 arrival = max(arrival, self.arrival(activations[index.slot(from: source, edge: edge)], bytes))
             }
         case .inputGradient, .backward:
-            index.forEachTarget(action, unit) { target, edge in
-                guard placement[index.stage(target)] != rank else { return }
+            index.forEachGradientSource(action, unit) { source, edge in
+                guard placement[index.stage(source)] != rank else { return }
                 // A gradient has the size of this stage's own output.
                 let bytes = bytes(edge, from: action.stage)
                 work += costs.messages.processorSeconds(bytes)
-                arrival = max(arrival, self.arrival(gradients[index.slot(from: target, edge: edge)], bytes))
+                arrival = max(arrival, self.arrival(gradients[index.slot(from: source, edge: edge)], bytes))
             }
         case .waitActivation:
             arrival = self.arrival(activations[index.slot(of: action, unit)], sentBytes(action, unit))
@@ -200,9 +198,9 @@ struct SimulatorClock {
                 activations[index.slot(from: unit, edge: edge)].sent = now[rank]
             }
         case .inputGradient where !isLowered, .backward where !isLowered:
-            index.forEachSource(action, unit) { source, edge in
-                guard placement[index.stage(source)] != rank else { return }
-                now[rank] += costs.messages.processorSeconds(bytes(edge, from: index.stage(source)))
+            index.forEachGradientTarget(action, unit) { target, edge in
+                guard placement[index.stage(target)] != rank else { return }
+                now[rank] += costs.messages.processorSeconds(bytes(edge, from: index.stage(target)))
                 gradients[index.slot(from: unit, edge: edge)].sent = now[rank]
             }
         case .sendActivation: activations[index.slot(of: action, unit)].sent = end
@@ -222,7 +220,7 @@ struct SimulatorClock {
         case .forward where action.isRecorded:
             liveUnits[rank] += 1
             liveBytes[rank] += stage.activationBytes
-        case .forward where !isEvaluation: liveBytes[rank] += stage.inputBytes
+        case .forward where index.hasBackward[action.stage]: liveBytes[rank] += stage.inputBytes
         case .recompute:
             liveUnits[rank] += 1
             // What is recomputed includes the input, no longer kept apart.

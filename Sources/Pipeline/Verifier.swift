@@ -14,8 +14,8 @@ public struct ScheduleViolation: Hashable, Sendable, CustomStringConvertible {
 
 /// Proves that a schedule, with or without communication, trains what it claims to train.
 ///
-/// Checked: every action lies on the rank of its stage; each unit has one F, and in training one B or one I and one W;
-/// R exactly where F was not recorded; input gradients of a stage, and weight gradients, in micro-batch order, within it in
+/// Checked: every action lies on the rank of its stage; each unit has one F, and in training one B or one I and one W
+/// (in forward-only stages none of these, and an unrecorded F); R exactly where F was not recorded; input gradients of a stage, and weight gradients, in micro-batch order, within it in
 /// reverse chunk order; never more live units than declared; in a lowered schedule one SEND, RECV and WAIT for each edge between
 /// ranks and none inside a rank, REDUCE_DP of each stage after its last weight gradient if there are replicas, and
 /// REDUCE_TIED and STEP at the end of every list; finally, by running all lists
@@ -73,22 +73,24 @@ private struct ScheduleCensus {
         isReduced = Array(repeating: false, count: shape.stageCount)
         let shape = schedule.shape
         let placement = schedule.placement.ranks
-        func bits(_ training: [Action.Kind], _ evaluation: [Action.Kind]) -> UInt16 {
-            (shape.purpose == .training ? training : evaluation).reduce(0) { $0 | Self.bit($1) }
+        func bits(_ kinds: Action.Kind...) -> UInt16 { kinds.reduce(0) { $0 | Self.bit($1) } }
+        /// What an edge needs at its two ends.
+        func messages(_ from: Int, _ to: Int) -> (sender: UInt16, receiver: UInt16) {
+            guard schedule.isLowered, placement[from] != placement[to] else { return (0, 0) }
+            let hasGradient = index.hasBackward[from] && index.hasBackward[to]
+            return (
+                bits(.sendActivation, .waitActivation) | (hasGradient ? bits(.receiveGradient) : 0),
+                bits(.receiveActivation) | (hasGradient ? bits(.sendGradient, .waitGradient) : 0)
+            )
         }
-        func isRemote(_ a: UnitOfWork, _ b: UnitOfWork?) -> Bool {
-            schedule.isLowered && b != nil && placement[a.stage] != placement[b!.stage]
-        }
-        let receiver = bits([.receiveActivation, .sendGradient, .waitGradient], [.receiveActivation])
-        let sender = bits([.sendActivation, .waitActivation, .receiveGradient], [.sendActivation, .waitActivation])
         unitBits = (0..<shape.stageCount).map { stage in
-            let unit = UnitOfWork(stage: stage, microBatch: 0)
-            return bits([.forward, .inputGradient, .weightGradient], [.forward])
-                | (isRemote(unit, shape.upstream(of: unit)) ? receiver : 0)
-                | (isRemote(unit, shape.downstream(of: unit)) ? sender : 0)
+            bits(.forward) | (index.hasBackward[stage] ? bits(.inputGradient, .weightGradient) : 0)
+                | (stage > 0 ? messages(stage - 1, stage).receiver : 0)
+                | (stage < shape.stageCount - 1 ? messages(stage, stage + 1).sender : 0)
         }
         skipBits = shape.skips.map { skip in
-            schedule.isLowered && placement[skip.fromStage] != placement[skip.toStage] ? receiver | sender : 0
+            let (sender, receiver) = messages(skip.fromStage, skip.toStage)
+            return sender | receiver
         }
     }
 
@@ -141,7 +143,9 @@ private struct ScheduleCensus {
     }
 
     private mutating func count(_ rank: Int, _ position: Int, _ action: Action) {
-        guard shape.contains(action.unit) else {
+        guard action.stage < shape.stageCount, action.microBatch < shape.microBatchCount,
+            action.chunk < shape.chunkCount
+        else {
             return report(
                 rank, position, action,
                 "outside \(shape.stageCount) stages, \(shape.microBatchCount) micro-batches, \(shape.chunkCount) chunks"
@@ -154,14 +158,17 @@ private struct ScheduleCensus {
         if action.kind == .reduceReplicas {
             if !reducesReplicas {
                 report(rank, position, action, "the schedule is not marked as reducing over replicas")
+            } else if !index.hasBackward[action.stage] {
+                report(rank, position, action, "stage \(action.stage) is forward only: it has no gradients")
             } else if isReduced[action.stage] {
                 report(rank, position, action, "done before, on the same stage")
             }
             isReduced[action.stage] = true
             return
         }
-        if shape.purpose == .evaluation, action.kind.isCompute, action.kind != .forward || action.isRecorded {
-            return report(rank, position, action, "an evaluation runs only unrecorded forwards")
+        if action.kind.isCompute, !index.hasBackward[action.stage], action.kind != .forward || action.isRecorded {
+            let what = shape.purpose == .evaluation ? "an evaluation" : "a forward-only stage"
+            return report(rank, position, action, what + " runs only unrecorded forwards")
         }
         if action.kind.isMessage, let reason = strayMessage(action) {
             return report(rank, position, action, reason)
@@ -184,7 +191,9 @@ private struct ScheduleCensus {
             expected = 0
         }
         return expected & Self.bit(action.kind) != 0
-            ? nil : "no edge between ranks here: the stage at its other end is absent or on the same rank"
+            ? nil
+            : "no edge between ranks here: the stage at its other end is absent, on the same rank or, for a gradient, "
+                + "without backward"
     }
 
     /// Nothing is missing, and R exactly where needed.
@@ -194,7 +203,7 @@ private struct ScheduleCensus {
             let expected = unitBits[index.stage(number)]
             let bits = seen[number]
             if bits & expected != expected { reportMissing(expected & ~bits, shape.unit(at: number), edge: 0) }
-            if shape.purpose == .training, (bits & recompute == 0) != (bits & Self.unrecorded == 0) {
+            if index.hasBackward[index.stage(number)], (bits & recompute == 0) != (bits & Self.unrecorded == 0) {
                 let action = Action(.recompute, shape.unit(at: number))
                 if bits & recompute != 0 {
                     let rank = rank(of: action.unit)
@@ -216,7 +225,7 @@ private struct ScheduleCensus {
                 reportMissing(missing, shape.unit(at: stage * index.stride + offset), edge: skip + 1)
             }
         }
-        for stage in 0..<shape.stageCount where reducesReplicas && !isReduced[stage] {
+        for stage in 0..<shape.stageCount where reducesReplicas && index.hasBackward[stage] && !isReduced[stage] {
             let action = Action.reduceReplicas(stage: stage)
             report(rank(of: action.unit), nil, action, absence(action))
         }

@@ -106,7 +106,7 @@ final class ChecksumExecutor: StageExecutor {
         if isRecorded {
             recorded[unit] = Self.mix(input, output)
             peakUnits = max(peakUnits, recorded.count)
-        } else if shape.purpose == .training {
+        } else if shape.hasBackward(unit.stage) {
             kept[unit] = input
         }
         handOver(output, { shape.downstream(of: unit, edge: $0) }, &inputs)
@@ -122,14 +122,17 @@ final class ChecksumExecutor: StageExecutor {
     func inputGradient(_ unit: UnitOfWork) throws {
         enter("I", unit)
         var outputGradient = outputs[unit]!
-        for edge in edges where shape.downstream(of: unit, edge: edge) != nil {
+        for edge in edges {
+            guard let other = shape.downstream(of: unit, edge: edge), shape.hasBackward(other.stage) else { continue }
             outputGradient = Self.mix(
                 outputGradient, take(&outputGradients, EdgeEnd(unit: unit, edge: edge), "output gradient"))
         }
         let carry = unit.chunk == shape.chunkCount - 1 ? 0 : inputGradients[neighbour(unit, chunk: unit.chunk + 1)]!
         guard let record = recorded[unit] else { fatalError("rank \(rank): no record of \(unit)") }
         inputGradients[unit] = Self.mix(outputGradient, carry, record)
-        handOver(inputGradients[unit]!, { shape.upstream(of: unit, edge: $0) }, &outputGradients)
+        handOver(
+            inputGradients[unit]!,
+            { shape.upstream(of: unit, edge: $0).flatMap { shape.hasBackward($0.stage) ? $0 : nil } }, &outputGradients)
     }
 
     func weightGradient(_ unit: UnitOfWork) throws {
@@ -178,7 +181,7 @@ final class ChecksumExecutor: StageExecutor {
 }
 
 @Suite struct InterpreterTests {
-    /// Runs a lowered schedule for some steps and returns every stage's gradient.
+    /// Runs a lowered schedule for some steps and returns every stage's gradient, 0 without backward.
     static func gradients(
         _ schedule: Schedule, eagerLimit: Int = -1, steps: Int = 2, delays: Bool = false
     ) throws -> [UInt64] {
@@ -200,7 +203,7 @@ final class ChecksumExecutor: StageExecutor {
             return executor.gradients
         }
         let merged = parts.reduce(into: [:]) { $0.merge($1) { first, _ in first } }
-        return (0..<schedule.shape.stageCount).map { merged[$0]! }
+        return (0..<schedule.shape.stageCount).map { merged[$0] ?? 0 }
     }
 
     /// The same stages, one after the other, on one rank.
@@ -210,10 +213,15 @@ final class ChecksumExecutor: StageExecutor {
             let chunks = 0..<shape.chunkCount
             let stages = 0..<shape.stageCount
             actions += chunks.flatMap { chunk in
-                stages.map { Action(.forward, UnitOfWork(stage: $0, microBatch: microBatch, chunk: chunk)) }
+                stages.map {
+                    let unit = UnitOfWork(stage: $0, microBatch: microBatch, chunk: chunk)
+                    return Action(.forward, unit, recorded: shape.hasBackward($0))
+                }
             }
             actions += chunks.reversed().flatMap { chunk in
-                stages.reversed().map { Action(.backward, UnitOfWork(stage: $0, microBatch: microBatch, chunk: chunk)) }
+                stages.reversed().filter(shape.hasBackward).map {
+                    Action(.backward, UnitOfWork(stage: $0, microBatch: microBatch, chunk: chunk))
+                }
             }
         }
         let schedule = Schedule(

@@ -21,6 +21,10 @@ import Testing
         // V shapes, loops, skips between ranks and within one.
         compute += (0..<40).map { RandomSchedule.compute(seed: $0) }
             .filter { $0.ranks.count > 1 && (6...12).contains($0.shape.unitCount) }.prefix(5)
+        var truncated = try! ScheduleCatalog.training(
+            "interleaved", ScheduleRequest(rankCount: 2, microBatchCount: 2, forwardOnly: [1, 2]))
+        truncated.shape.skips = [SkipEdge(fromStage: 0, toStage: 3)]
+        compute.append(truncated)
         compute.append(
             ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 3), microBatchCount: 2, chunkCount: 2))
         return compute.enumerated().flatMap { number, schedule in

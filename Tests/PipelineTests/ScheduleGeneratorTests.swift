@@ -86,6 +86,30 @@ import Testing
         }
     }
 
+    /// Any stages without backward, the first and the last among them, with a skip past them.
+    @Test(arguments: ScheduleCatalog.names) func stagesMayBeForwardOnly(name: String) throws {
+        for (p, m, k, mode) in [
+            (1, 2, 2, Rematerialization.never), (2, 3, 1, .always), (3, 2, 2, .never), (4, 9, 1, .never),
+        ] {
+            var request = ScheduleRequest(rankCount: p, microBatchCount: m, chunkCount: k, rematerialization: mode)
+            let stageCount = try ScheduleCatalog.placement(name, request).stageCount
+            let last = stageCount - 1
+            for forwardOnly in [Set(0..<stageCount / 2), Set(1..<max(1, last)), Set([last]), Set(0..<stageCount)] {
+                request.forwardOnly = forwardOnly
+                var schedule = try ScheduleCatalog.training(name, request)
+                if last > 1 { schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: last)] }
+                try Verifier.verify(schedule)
+                let lowered = try Lowering.lower(schedule, options: LoweringOptions(reducesReplicas: true))
+                try Verifier.verify(lowered)
+                let costs = CostModel.uniform(stageCount: stageCount)
+                #expect(try Simulator.simulate(schedule, costs).ranks.map(\.peakUnits) == schedule.peakUnits)
+                #expect(
+                    try InterpreterTests.gradients(lowered) == InterpreterTests.reference(schedule.shape),
+                    "p\(p) m\(m) k\(k) \(forwardOnly)")
+            }
+        }
+    }
+
     /// Ranks stay busy from their first forward on when there is work enough to go round.
     @Test func evaluationsStream() throws {
         func makespan(_ placement: Placement, _ m: Int, _ k: Int) throws -> Int {

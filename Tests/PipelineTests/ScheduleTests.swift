@@ -31,10 +31,14 @@ import Testing
         try Verifier.verify(Lowering.lower(schedule))
     }
 
-    @Test func skipsAreReadBack() throws {
+    @Test func skipsAndForwardOnlyStagesAreReadBack() throws {
         var schedule = try ScheduleCatalog.training("1f1b", ScheduleRequest(rankCount: 4, microBatchCount: 2))
         schedule.shape.skips = [SkipEdge(fromStage: 0, toStage: 3), SkipEdge(fromStage: 1, toStage: 2)]
         #expect(schedule.text.contains("\nskips 0-3 1-2\n"))
+        #expect(try Schedule(text: schedule.text) == schedule)
+        schedule = try ScheduleCatalog.training(
+            "1f1b", ScheduleRequest(rankCount: 4, microBatchCount: 2, forwardOnly: [2, 1]))
+        #expect(schedule.text.contains("\nforward_only 1 2\n"))
         #expect(try Schedule(text: schedule.text) == schedule)
         let lowered = try Lowering.lower(schedule)
         #expect(try Schedule(text: lowered.text) == lowered)
@@ -47,6 +51,10 @@ import Testing
         ),
         ("schedule a\nmicro_batches 1\nplacement 0 1\nskips 0-2", "schedule line 4: got skip '0-2'; expected"),
         ("schedule a\nmicro_batches 1\nplacement 0 1\nskips", "schedule line 4: got 0 skips; expected 1 to 65535"),
+        (
+            "schedule a\nmicro_batches 1\nplacement 0 1\nforward_only 2",
+            "schedule line 4: 'forward_only' needs stages below 2"
+        ),
         ("schedule a\nplacement 0\nrank 0: F s0 m0", "schedule line 3: 'micro_batches' is missing"),
         ("schedule a\nmicro_batches 1\nplacement 0 2\nrank 0:", "schedule line 3: 'placement' needs the rank"),
         (
@@ -119,7 +127,7 @@ import Testing
         #expect("\(absence)".hasPrefix("a.sched:4: rank 0, absent, 'I s0 m1 c0': the unit has no input gradient"))
         #expect(
             throws: ScheduleError.file(messages: [
-                "b.sched:1: unknown word 'x'; expected schedule, purpose, micro_batches, chunks, placement, skips, peak, lowered or 'rank n:'"
+                "b.sched:1: unknown word 'x'; expected schedule, purpose, micro_batches, chunks, placement, skips, forward_only, peak, lowered or 'rank n:'"
             ])
         ) {
             try ScheduleFile(path: "b.sched", text: "x 1")

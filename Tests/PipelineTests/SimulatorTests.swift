@@ -253,6 +253,19 @@ import Testing
         #expect(always.ranks[0].busy == 12 && exceptLast.ranks[0].busy == 11 && never.ranks[0].busy == 8)
     }
 
+    @Test func forwardOnlyStagesKeepNothing() throws {
+        let schedule = try ScheduleCatalog.training(
+            "gpipe", ScheduleRequest(rankCount: 3, microBatchCount: 4, rematerialization: .always, forwardOnly: [0, 1]))
+        var costs = CostModel.uniform(stageCount: 3)
+        for stage in 0..<3 { costs.stages[stage].inputBytes = 10 }
+        for subject in [schedule, try Lowering.lower(schedule)] {
+            let simulation = try Simulator.simulate(subject, costs)
+            #expect(simulation.makespan == 2 + 3 * 4)
+            #expect(simulation.ranks.map(\.peakUnits) == [0, 0, 1])
+            #expect(simulation.ranks.map(\.peakBytes) == [0, 0, 40])
+        }
+    }
+
     @Test func evaluationKeepsNothing() throws {
         let schedule = ScheduleCatalog.evaluation(placement: .contiguous(stageCount: 3), microBatchCount: 5)
         var costs = CostModel.uniform(stageCount: 3)

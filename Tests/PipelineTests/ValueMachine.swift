@@ -53,6 +53,7 @@ struct ValueMachine {
     private var parameters: [Int: UInt64] = [:]
     private var messages: [MessageKey: Message] = [:]
     private var isTied: [Bool]
+    private var hasStepped: [Bool]
 
     private init(_ schedule: Schedule) {
         self.schedule = schedule
@@ -60,6 +61,7 @@ struct ValueMachine {
         positions = schedule.ranks.map { _ in 0 }
         live = positions
         isTied = schedule.ranks.map { _ in false }
+        hasStepped = isTied
     }
 
     private mutating func runAll(_ random: SplitMix?) throws(Fault) {
@@ -81,7 +83,6 @@ struct ValueMachine {
     /// Performs an action; false when it has to wait.
     private mutating func run(_ action: Action, _ rank: Int) throws(Fault) -> Bool {
         let unit = action.unit
-        let isTraining = shape.purpose == .training
         func check(_ condition: Bool, _ reason: String) throws(Fault) {
             if !condition { throw Fault(reason: "rank \(rank): '\(action)' \(reason)") }
         }
@@ -97,7 +98,9 @@ struct ValueMachine {
                 isGradient != isReceive
                 ? shape.upstream(of: unit, edge: action.edge) : shape.downstream(of: unit, edge: action.edge)
             try check(other.map { isRemote($0, unit) } ?? false, "has no edge")
-            try check(isTraining || !isGradient, "is a gradient in evaluation")
+            try check(
+                !isGradient || shape.hasBackward(unit.stage) && shape.hasBackward(other!.stage),
+                "is a gradient where there is none")
             let key = MessageKey(isGradient: isGradient, producer: isReceive ? other! : unit, edge: action.edge)
             var message = messages[key] ?? Message()
             switch action.kind {
@@ -119,7 +122,7 @@ struct ValueMachine {
         switch action.kind {
         case .forward:
             try check(outputs[unit] == nil, "is done twice")
-            try check(isTraining || !action.isRecorded, "records in evaluation")
+            try check(shape.hasBackward(unit.stage) || !action.isRecorded, "records without need")
             var value = Self.data(unit)
             if unit.chunk > 0 {
                 guard let carry = outputs[Self.neighbour(unit, -1)] else { return false }
@@ -129,7 +132,7 @@ struct ValueMachine {
             for (_, input) in arrived { value = Self.mix(value, input) }
             consume(arrived)
             outputs[unit] = Self.mix(value, UInt64(unit.stage))
-            if action.isRecorded { try record(unit, rank) } else if isTraining { kept[unit] = 0 }
+            if action.isRecorded { try record(unit, rank) } else if shape.hasBackward(unit.stage) { kept[unit] = 0 }
         case .recompute:
             guard outputs[unit] != nil else { return false }
             try check(kept.removeValue(forKey: unit) != nil, "has nothing to recompute")
@@ -154,12 +157,13 @@ struct ValueMachine {
             accumulate(unit, rank)
         case .reduceReplicas:
             try check(schedule.reducesReplicas, "has no replicas")
-            try check(reduced[unit.stage] == nil, "is done twice")
+            try check(reduced[unit.stage] == nil && shape.hasBackward(unit.stage), "is done twice or in vain")
             reduced[unit.stage] = gradients[unit.stage] ?? 0
         case .reduceTied:
             isTied[rank] = true
         default:
             try check(isTied[rank] && positions[rank] == schedule.ranks[rank].count - 1, "is not the last")
+            hasStepped[rank] = true
             for stage in schedule.placement.stages(of: rank) {
                 parameters[stage] = schedule.reducesReplicas ? reduced[stage] : gradients[stage]
             }
@@ -186,7 +190,7 @@ struct ValueMachine {
         var result: [(MessageKey?, UInt64)] = []
         for edge in 0...shape.skips.count {
             let other = isGradient ? shape.downstream(of: unit, edge: edge) : shape.upstream(of: unit, edge: edge)
-            guard let other else { continue }
+            guard let other, !isGradient || shape.hasBackward(other.stage) else { continue }
             if schedule.isLowered, isRemote(other, unit) {
                 let key = MessageKey(isGradient: isGradient, producer: other, edge: edge)
                 guard let message = messages[key], message.isPosted, let value = message.value else { return nil }
@@ -214,6 +218,7 @@ struct ValueMachine {
         let reference = Reference(shape)
         guard outputs == reference.outputs else { throw Fault(reason: "other outputs") }
         guard shape.purpose == .training else { return }
+        guard !schedule.isLowered || !hasStepped.contains(false) else { throw Fault(reason: "no step") }
         guard (schedule.isLowered ? parameters : gradients) == reference.gradients else {
             throw Fault(reason: "other gradients")
         }
@@ -246,14 +251,15 @@ struct ValueMachine {
                     }
                 }
                 for c in (0..<shape.chunkCount).reversed() {
-                    for stage in (0..<shape.stageCount).reversed() {
+                    for stage in (0..<shape.stageCount).reversed() where shape.hasBackward(stage) {
                         let unit = UnitOfWork(stage: stage, microBatch: m, chunk: c)
                         var value = outputs[unit]!
                         if c < shape.chunkCount - 1 {
                             value = ValueMachine.mix(value, inputGradients[ValueMachine.neighbour(unit, 1)]!)
                         }
                         for edge in 0...shape.skips.count {
-                            guard let other = shape.downstream(of: unit, edge: edge) else { continue }
+                            guard let other = shape.downstream(of: unit, edge: edge), shape.hasBackward(other.stage)
+                            else { continue }
                             value = ValueMachine.mix(value, inputGradients[other]!)
                         }
                         inputGradients[unit] = value

@@ -190,6 +190,53 @@ import Testing
         #expect(Self.words(plain).contains("'SEND_G s2 m0 c0 e1': the backward of s0 m0 c0 on another rank needs it"))
     }
 
+    /// A skip past the forward-only stage in the middle is all that brings stage 0 a gradient.
+    @Test func forwardOnlyStagesHaveForwardsAlone() throws {
+        var compute = try ScheduleCatalog.training(
+            "gpipe", ScheduleRequest(rankCount: 3, microBatchCount: 1, forwardOnly: [1]))
+        compute.shape.skips = [SkipEdge(fromStage: 0, toStage: 2)]
+        let lowered = try Lowering.lower(
+            compute, options: LoweringOptions(receiveLookAhead: 0, reducesReplicas: true))
+        try Verifier.verify(lowered)
+        #expect(
+            lowered.ranks.map { $0.map(\.description) } == [
+                [
+                    "F s0 m0 c0", "SEND_A s0 m0 c0", "SEND_A s0 m0 c0 e1", "RECV_G s0 m0 c0 e1", "B s0 m0 c0",
+                    "REDUCE_DP s0", "WAIT_A s0 m0 c0", "WAIT_A s0 m0 c0 e1", "REDUCE_TIED", "STEP",
+                ],
+                [
+                    "RECV_A s1 m0 c0", "F s1 m0 c0 unrecorded", "SEND_A s1 m0 c0", "WAIT_A s1 m0 c0", "REDUCE_TIED",
+                    "STEP",
+                ],
+                [
+                    "RECV_A s2 m0 c0", "RECV_A s2 m0 c0 e1", "F s2 m0 c0", "B s2 m0 c0", "SEND_G s2 m0 c0 e1",
+                    "REDUCE_DP s2", "WAIT_G s2 m0 c0 e1", "REDUCE_TIED", "STEP",
+                ],
+            ])
+        func words(_ change: (inout [[Action]]) -> Void) -> String {
+            var mutant = lowered
+            change(&mutant.ranks)
+            return Self.words(mutant)
+        }
+        #expect(
+            words { $0[1][1] = Action(.forward, Self.unit(1, 0)) }
+                == "rank 1, position 1, 'F s1 m0 c0': a forward-only stage runs only unrecorded forwards")
+        #expect(
+            words { $0[1].insert(Action(.backward, Self.unit(1, 0)), at: 2) }
+                == "rank 1, position 2, 'B s1 m0 c0': a forward-only stage runs only unrecorded forwards")
+        #expect(
+            words { $0[2].insert(Action(.sendGradient, Self.unit(2, 0)), at: 4) }
+                == "rank 2, position 4, 'SEND_G s2 m0 c0': no edge between ranks here: the stage at its other end is "
+                + "absent, on the same rank or, for a gradient, without backward")
+        #expect(
+            words { $0[1].insert(.reduceReplicas(stage: 1), at: 4) }
+                == "rank 1, position 4, 'REDUCE_DP s1': stage 1 is forward only: it has no gradients")
+        // With a backward in stage 1, the same lists lack it.
+        var whole = lowered
+        whole.shape.forwardOnly = []
+        #expect(Self.words(whole).contains("'I s1 m0 c0': the unit has no input gradient"))
+    }
+
     @Test func replicasAreReducedOncePerStageAfterItsGradients() throws {
         let compute = try ScheduleCatalog.training("gpipe", ScheduleRequest(rankCount: 2, microBatchCount: 2))
         let lowered = try Lowering.lower(compute, options: LoweringOptions(reducesReplicas: true))

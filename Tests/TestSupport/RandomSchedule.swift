@@ -1,9 +1,9 @@
 import Pipeline
 
-/// Legal schedules of no particular sense: any placement, skips, chunks, split or joint backwards, recomputes,
+/// Legal schedules of no particular sense: any placement, skips, forward-only stages, chunks, split or joint backwards, recomputes,
 /// in any order that the values and the order of accumulation allow.
 public enum RandomSchedule {
-    /// Sizes and skips are random too.
+    /// Sizes, skips and forward-only stages are random too.
     public static func compute(seed: UInt64) -> Schedule {
         var random = SplitMix(state: seed)
         let placement = placement(rankCount: 1 + random.below(3), &random)
@@ -14,7 +14,8 @@ public enum RandomSchedule {
         }
         let shape = ScheduleShape(
             stageCount: stageCount, microBatchCount: 1 + random.below(3), chunkCount: 1 + random.below(2),
-            skips: skips)
+            skips: skips,
+            forwardOnly: random.below(3) == 0 ? Set((0..<stageCount).filter { _ in random.below(2) == 0 }) : [])
         return compute(shape, placement, &random)
     }
 
@@ -38,6 +39,7 @@ public enum RandomSchedule {
     ) -> Schedule {
         var remaining = (0..<shape.unitCount).flatMap { index -> [Action] in
             let unit = shape.unit(at: index)
+            guard shape.hasBackward(unit.stage) else { return [Action(.forward, unit, recorded: false)] }
             let isRecorded = random.below(3) > 0
             return [Action(.forward, unit, recorded: isRecorded)] + (isRecorded ? [] : [Action(.recompute, unit)])
                 + (random.below(2) == 0
@@ -84,7 +86,10 @@ public enum RandomSchedule {
             need("kept") { _ in }
             if unit.chunk < shape.chunkCount - 1 { need("I") { $0.chunk += 1 } }
             for edge in 0...shape.skips.count {
-                if let other = shape.downstream(of: unit, edge: edge) { needs.insert("I \(other)") }
+                guard let other = shape.downstream(of: unit, edge: edge), shape.hasBackward(other.stage) else {
+                    continue
+                }
+                needs.insert("I \(other)")
             }
         default: need("I") { _ in }
         }
