@@ -1,0 +1,5 @@
+"""tbd"""
+
+
+def check() -> None:
+    pass
