@@ -131,11 +131,14 @@ class ReferenceModel:
         return shapes
 
     def special_values(self, parameter: str, normal: np.ndarray) -> np.ndarray | None:
-        """What the parameter's mixer makes of normal draws, where the usual rule does not suit it."""
+        """What the parameter's mixer or group makes of normal draws, where the usual rule does not suit it."""
         for block in self.blocks:
             name = parameter.removeprefix(f"{block.homes.layer}.")
             if name != parameter and block.reference is not None and hasattr(block.reference, "draw"):
                 return block.reference.draw(block.mixer, name, normal)
+        for group in self.groups:
+            if isinstance(group, Recursion) and parameter in group.group_shapes():
+                return group.draw(parameter, normal)
         return None
 
     # Forward

@@ -37,6 +37,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,6 +161,13 @@ class Recursion:
         if "halting" in self.config:
             shapes |= {f"{self.prefix}.halt.weight": (1, self.width), f"{self.prefix}.halt.bias": (1,)}
         return shapes
+
+    def draw(self, parameter: str, normal: np.ndarray) -> np.ndarray | None:
+        """Values of a parameter of the group made from standard normal ones, or None for the usual rule."""
+        # Probabilities that let positions halt at all recursions, and some at none.
+        if parameter.endswith("halt.weight"):
+            return 0.4 * normal / math.sqrt(self.width)
+        return 0.3 * normal - 1 if parameter.endswith("halt.bias") else None
 
     def forward(self, parameters: Parameters, x: Tensor, trace: Trace) -> Tensor:
         """[B, T, D] after all recursions."""
