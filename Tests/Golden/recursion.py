@@ -167,7 +167,7 @@ class Recursion:
         # Probabilities that let positions halt at all recursions, and some at none.
         if parameter.endswith("halt.weight"):
             return 0.4 * normal / math.sqrt(self.width)
-        return 0.3 * normal - 1 if parameter.endswith("halt.bias") else None
+        return 0.3 * normal - 0.3 if parameter.endswith("halt.bias") else None
 
     def forward(self, parameters: Parameters, x: Tensor, trace: Trace) -> Tensor:
         """[B, T, D] after all recursions."""
