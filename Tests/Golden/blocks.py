@@ -1,5 +1,10 @@
 """A block of the model: norms, a mixer, an MLP, from its configuration.
 
+`norm_placement` says which norms there are: `pre` (default) x + f(N x), with `input_layernorm` and
+`post_attention_layernorm`; `post` N(x + f(x)), with `post_mixer_layernorm` and `post_mlp_layernorm`; `sandwich`
+N(x + f(N x)), with all four. Attention with `qk_bias` adds `self_attn.qk_bias` [2, 1, H, K] to queries and keys
+before they are rotated; `rotary_pairs` is `half` (default) or `interleaved`.
+
 Legend: B sequences, T tokens each, D width, H query heads, G key/value heads, K head size.
 """
 

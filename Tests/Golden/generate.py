@@ -13,8 +13,9 @@ For every model configuration `cases/NAME.yaml` this writes `cases/NAME.safetens
 
 It shares nothing with the Swift code but the configuration keys and the canonical parameter names:
 torch.nn's recurrent cells and attention are in `blocks.py`, any other mixer in `mixers/<type>.py`, repeated
-blocks in `recursion.py` and `routing.py`; all that torch does not have is written out from the papers' formulas. Parameters are rounded to float32 first, so both sides
-start from equal values; results are float64 rounded to float32.
+blocks in `recursion.py` and `routing.py`; all that torch does not have is written out from the papers' formulas.
+Parameters are rounded to float32 first, so both sides start from equal values; results are float64 rounded to
+float32.
 
     pip install torch numpy pyyaml safetensors
     python3 generate.py             check and write every case
@@ -173,7 +174,8 @@ class Case:
             with torch.no_grad():
                 other = self.model.logits(self.parameters, changed)
             moved = (other - results["output"])[:, :-1].abs().max().item()
-            assert (moved < 1e-12) == self.model.is_causal, f"{self.name}: outputs before the change moved by {moved:.1e}"
+            assert (moved < 1e-12) == self.model.is_causal, (
+                f"{self.name}: outputs before the change moved by {moved:.1e}")
 
         # Equal micro-batches: the same objective and terms in halves as in one piece.
         halves = self.model.is_divisible and len(self.inputs) % 2 == 0 and (self.targets >= 0).all()

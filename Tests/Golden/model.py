@@ -27,7 +27,8 @@ class ReferenceModel:
         width, layers, uses = self.config["width"], 0, 0
         for entry in unrolled(self.config["layers"]):
             if "recursion" in entry:
-                group = routing.group(entry["recursion"], list(unrolled(entry["layers"])), self.config, layers, uses, width)
+                entries = list(unrolled(entry["layers"]))
+                group = routing.group(entry["recursion"], entries, self.config, layers, uses, width)
                 layers, uses = layers + group.layer_count, uses + len(group.blocks)
             else:
                 group = Block.configured(entry, self.config, uses, width, Homes.one(f"model.layers.{layers}"))

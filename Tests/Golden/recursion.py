@@ -231,7 +231,7 @@ class Recursion:
             probability = torch.where(go, probability + p, probability)
             running = go
             s = self._step(parameters, r, s, {}, trace)
-            answer = answer + weight * s if halting.get("type", "basic") == "accumulated" else answer + weight * (s - answer)
+            answer = answer + weight * (s if halting.get("type", "basic") == "accumulated" else s - answer)
         trace.add("ponder", halting.get("loss_weight", 0.01) * (count + remainder).mean())
         return answer
 
@@ -284,4 +284,6 @@ def timing_signal(count: int, width: int, layout: str) -> Tensor:
     i = torch.arange(width // 2, dtype=torch.float64)
     frequency = 10_000 ** (-i / (width // 2 - 1) if layout == "t2t" else -2 * i / width)
     angle = torch.arange(count, dtype=torch.float64)[:, None] * frequency
-    return torch.cat([angle.sin(), angle.cos()], -1) if layout == "t2t" else torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
+    if layout == "t2t":
+        return torch.cat([angle.sin(), angle.cos()], -1)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)

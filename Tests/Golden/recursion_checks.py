@@ -86,7 +86,8 @@ def check_sharing() -> None:
     """The maps; R = 1; tied gradients are the sums of those of untied copies."""
     maps = {
         "cycle": (9, "", [0, 1, 2, 0, 1, 2, 0, 1, 2]), "sequence": (9, "", [0, 0, 0, 3, 3, 3, 6, 6, 6]),
-        "middle_cycle": (8, "middle", [0, 1, 2, 1, 2, 1, 2, 7]), "middle_sequence": (8, "middle", [0, 1, 1, 1, 4, 4, 4, 7]),
+        "middle_cycle": (8, "middle", [0, 1, 2, 1, 2, 1, 2, 7]),
+        "middle_sequence": (8, "middle", [0, 1, 1, 1, 4, 4, 4, 7]),
     }
     inputs, _ = batch()
     for name, (depth, middle, stored) in maps.items():
@@ -166,12 +167,12 @@ def check_expert_choice() -> None:
         agree(f"capacity 1, {gating}", applied(everything, parameters, x)[0], expected)
 
     # The selection: sizes, order, nesting; what is left behind stays.
-    some = model(routed([ATTENTION], 3, {"capacity": [0.9, 0.5, 0.05]}))
+    some = model(routed([ATTENTION], 3, {"capacity": [0.9, 0.5, 0.3]}))
     parameters, group, seen = drawn(some), some.groups[0], []
     step = group.step
     group.step = lambda p, r, x, at, memories: (seen.append((r, at)), step(p, r, x, at, memories))[1]
     y, _ = applied(some, parameters, x)
-    for r, count in enumerate((8, 4, 1)):
+    for r, count in enumerate((8, 4, 2)):
         for at in [at for q, at in seen if q == r]:
             assert len(at) == count and (at.diff() > 0).all(), at
     for b in range(len(x)):
@@ -351,7 +352,8 @@ def check_recurrent_depth() -> None:
     for i in range(4):
         s = group._iteration(parameters, s.detach() if i == 2 else s, e)
     s = rms_norm(s, parameters["model.norm.weight"], 1e-5)
-    agree("truncated", torch.autograd.grad(group.forward(parameters, e, Trace()).sum(), e)[0], torch.autograd.grad(s.sum(), e)[0])
+    y = group.forward(parameters, e, Trace())
+    agree("truncated", *(torch.autograd.grad(output.pow(3).sum(), e)[0] for output in (y, s)))
 
     # Norms close the core: with weights 1 its states have root mean square 1.
     ones = {n: torch.ones_like(p) if "norm" in n else p for n, p in parameters.items()}

@@ -149,7 +149,9 @@ class ExpertChoice(Routed):
         if self.router.get("gating", "weighted") == "additive":
             return torch.ones_like(z)
         function = self.router.get("gate", "sigmoid")
-        return z if function == "none" else self.router.get("alpha", 0.1) * {"sigmoid": z.sigmoid, "tanh": z.tanh}[function]()
+        if function == "none":
+            return z
+        return self.router.get("alpha", 0.1) * {"sigmoid": torch.sigmoid, "tanh": torch.tanh}[function](z)
 
 
 class TokenChoice(Routed):
