@@ -47,9 +47,9 @@ import Testing
 
     /// Laps that are not full, several rings, fewer micro-batches than ranks, forward-only laps.
     @Test(arguments: ringSchedules) func ringsAreProvedLoweredAndTimed(name: String) throws {
-        for (p, rings) in [(1, 1), (2, 1), (3, 1), (4, 1), (8, 1), (2, 2), (4, 2), (6, 2), (6, 3), (8, 4)] {
-            for stages in Set([p, p + 1, 2 * p, 2 * p + 1, 3 * p - 1, 3 * p, 3 * p + 1, 4 * p + 3]) where stages >= p {
-                for (m, k) in [(1, 1), (3, 1), (2, 3), (p, 1), (2 * p, 2), (3 * p + 1, 1), (13, 2)] {
+        for (p, rings) in [(1, 1), (2, 1), (3, 1), (4, 1), (7, 1), (2, 2), (4, 2), (6, 3)] {
+            for stages in Set([p, p + 1, 2 * p + 1, 3 * p - 1, 3 * p, 4 * p + 3]) where stages >= p {
+                for (m, k) in [(1, 1), (3, 1), (2, 3), (p, 1), (2 * p + 1, 1), (13, 2)] {
                     let request = ScheduleRequest(
                         rankCount: p, placement: .ring, stageCount: stages, ringCount: rings, microBatchCount: m,
                         chunkCount: k, rematerialization: m == 3 ? .always : .never,
