@@ -18,6 +18,7 @@ public final class Block: HiddenLayer {
     private let inputNorm: Norm
     private let mlp: FeedForward?
     private let mlpNorm: Norm?
+    private let lowRankCost: (saved: Int, flops: Double)
     private let hasResidual: Bool
     private let dropout: Double
     private let mixerDropoutStream, mlpDropoutStream: Int
@@ -59,6 +60,7 @@ public final class Block: HiddenLayer {
         }
         outputWidth = width
         uses = builder.uses
+        lowRankCost = builder.lowRankCost
     }
 
     public func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
@@ -92,12 +94,13 @@ public final class Block: HiddenLayer {
     }
 
     public func forwardFLOPsPerToken(time: Int) -> Double {
-        mixer.flopsPerToken(time: time) + (mlp?.flopsPerToken ?? 0)
+        mixer.flopsPerToken(time: time) + (mlp?.flopsPerToken ?? 0) + lowRankCost.flops
     }
 
     public var savedPerToken: Int {
         if isRematerialized { return inputWidth + outputWidth }
-        return mixer.savedPerToken + inputWidth + outputWidth + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
+        return mixer.savedPerToken + lowRankCost.saved + inputWidth + outputWidth
+            + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
     }
 
     public var chunkingObstacle: String? { mixer.chunkingObstacle }

@@ -82,6 +82,7 @@ public struct Layout: Sendable {
         costs = CostModel(
             stages: ranges.map { unit.stageCost($0) }, messages: messages,
             skipBytes: routing.linkOfEdge.map { unit.linkBytes[$0] },
+            reduceTied: Double(unit.tiedBytes(layersOfRank).max()!) / messages.bandwidth,
             step: Double(stateBytes.max()!) / Self.updateBytesPerSecond + 2 * Double(exchanged) / messages.bandwidth)
         simulation = try Simulator.simulate(schedule, costs, keepsTimeline: keepsTimeline)
         let usage = simulation.ranks
@@ -96,8 +97,8 @@ public struct Layout: Sendable {
     /// Speed at which norm and update pass over parameters, gradients and optimiser state: that of main memory.
     private static let updateBytesPerSecond = 8e9
 
-    /// The whole step: the pipeline, then norm and update.
-    var stepSeconds: Double { simulation.makespan + costs.step }
+    /// The whole step: the pipeline, then sums over use-sites, norm and update.
+    var stepSeconds: Double { simulation.makespan + costs.reduceTied + costs.step }
 
     /// What the configuration asks for that this model cannot do.
     private static func check(_ model: Model, _ run: RunConfiguration) throws {
