@@ -61,9 +61,7 @@ extension Tape {
             ShortConvolutionKernel.inputGradient(
                 dPre.pointer, weight: byTap.pointer, into: dRows.pointer, dPast: dPast?.pointer, shape: shape,
                 threads: self.threads)
-            // A copy even where nothing is cut off: the carry's gradient is added to it.
-            let dx = self.context.tensor(x.shape)
-            dx.copy(from: self.resized(dRows, batch: batch, from: rows * wide, to: time * channels))
+            let dx = self.resized(dRows, batch: batch, from: rows * wide, to: time * channels).reshaped(x.shape)
             if let dNext {
                 ShortConvolutionKernel.carryGradient(
                     dNext.pointer, addingTo: dx.pointer, dPast: dPast?.pointer, shape: tokens)
