@@ -11,6 +11,11 @@ public struct LayerSharing {
     let unshared: [String]
     let relaxation: Relaxation?
 
+    /// Everything is shared.
+    static func all(isFirst: Bool) -> LayerSharing {
+        LayerSharing(isFirst: isFirst, ownPrefix: "", unshared: [], relaxation: nil)
+    }
+
     func isOwn(_ name: String) -> Bool { unshared.contains { name.hasPrefix($0) } }
 }
 

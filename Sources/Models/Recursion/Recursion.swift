@@ -6,7 +6,7 @@ public struct Recursion: Sendable {
     public let layers: Range<Int>
     /// How often the block is applied (`R`).
     public let count: Int
-    /// Layers of the list that one application takes.
+    /// Layers of the list that one application takes, the step layer before it included.
     public let blockLength: Int
     public let sharing: RecursionSharing
 }
@@ -41,6 +41,7 @@ public enum RecursionSharing: String, CaseIterable, Sendable {
 /// - `count`: applications (`R`). `sharing`: `cycle` (default) | `sequence`.
 /// - `share_norms` (true): false gives every application norms of its own.
 /// - `relaxation`: low-rank corrections of each application's own (`Relaxation`).
+/// - `signals` (`StepSignals`), `halting` (`AdaptiveHalting`): a Universal Transformer; `cycle` only.
 ///
 /// Names follow arXiv 2507.10524's code: `model.layers.{l}` with `l` the first application in the unrolled model; what an
 /// application has for itself carries its own number.
@@ -49,13 +50,23 @@ struct RecursionSettings {
     let sharing: RecursionSharing
     let sharesNorms: Bool
     let relaxation: Relaxation?
+    let signals: ConfigurationReader?
+    let halting: AdaptiveHalting?
 
     init(_ reader: ConfigurationReader) throws(ConfigurationError) {
         count = try reader.int("count", default: nil, in: 1...10_000)
         sharing = try reader.choice("sharing", default: .cycle)
         sharesNorms = try reader.bool("share_norms", default: true)
         relaxation = reader.has("relaxation") ? try Relaxation(try reader.section("relaxation")) : nil
+        signals = reader.has("signals") ? try reader.section("signals") : nil
+        halting = reader.has("halting") ? try AdaptiveHalting(try reader.section("halting")) : nil
+        for key in ["signals", "halting"] where reader.has(key) && sharing != .cycle {
+            throw reader.error(key, "it acts before every application of the whole block; use sharing: cycle")
+        }
     }
+
+    /// Whether a layer comes before every application of the block.
+    var hasSteps: Bool { signals != nil || halting != nil }
 
     /// Beginnings of the names that every application has for itself.
     var unshared: [String] { sharesNorms ? [] : Block.normNames }
