@@ -10,7 +10,8 @@ import Tensors
 /// - `norm`: `rmsnorm` | `layernorm` | `none`; `final_norm` (default `norm`); `norm_epsilon` (1e-5).
 /// - `dropout` (0): embedding, residual branches; `head_dropout` (0).
 /// - `tie_embeddings` (false), `head_bias` (false), `initializer_range` (0.02),
-///   `embedding_init_range`: uniform on ±range instead of normal.
+///   `embedding_init_range`: uniform on ±range instead of normal. `embedding_scale` (false): looked up embeddings times
+///   √width.
 /// - `layers`: a list of blocks (`mixer`, `mlp`, `norm`, `residual`, `dropout`) and groups; either may
 ///   carry `repeat: n`, and a group holds `layers` of its own, so `repeat: 2` round three LSTM blocks
 ///   and one attention block is a hybrid of eight.
@@ -65,6 +66,7 @@ public final class Model {
         if reader.has("embedding_init_range") {
             embeddingInitializer = .uniform(bound: Float(try reader.double("embedding_init_range", default: nil)))
         }
+        let scalesEmbedding = try reader.bool("embedding_scale", default: false)
         let maximumPositions =
             positions == "learned"
             ? try reader.int("max_positions", default: nil, in: 1...100_000_000) : nil
@@ -75,7 +77,8 @@ public final class Model {
         }
         embedding = EmbeddingLayer(
             vocabularySize: vocabularySize, width: width, maximumPositions: maximumPositions,
-            initializer: embeddingInitializer, dropout: dropout, builder("model", 0, width))
+            scale: scalesEmbedding ? Float(width).squareRoot() : nil, initializer: embeddingInitializer,
+            dropout: dropout, builder("model", 0, width))
 
         let stack = LayerStack(registry, defaults, width: width)
         try stack.append(try reader.sections("layers"))
@@ -92,8 +95,7 @@ public final class Model {
             tiedTo: isTied ? "model.embed_tokens.weight" : nil, hasBias: hasHeadBias, dropout: headDropout,
             initializer: embeddingInitializer,
             builder("model", headIndex, lastWidth), builder("lm_head", headIndex, lastWidth))
-        links =
-            try LayerLink.readSkips(reader, widths: [width] + stack.layers.map(\.outputWidth)) + stack.links
+        links = try LayerLink.readSkips(reader, layers: [embedding] + stack.layers) + stack.links
         if links.count > LayerLink.countLimit {
             throw reader.error(
                 "layers", "\(links.count) connections past layers; at most \(LayerLink.countLimit) are possible")

@@ -13,15 +13,19 @@ public final class EmbeddingLayer: ModelLayer {
     public let maximumPositions: Int?
     private let tokens: ParameterUse
     private let positions: ParameterUse?
+    /// Factor of what is looked up; nil for 1.
+    private let scale: Float?
     private let dropout: Double
     private let dropoutStream: Int
 
     init(
-        vocabularySize: Int, width: Int, maximumPositions: Int?, initializer: Initializer, dropout: Double,
+        vocabularySize: Int, width: Int, maximumPositions: Int?, scale: Float?, initializer: Initializer,
+        dropout: Double,
         _ builder: LayerBuilder
     ) {
         self.vocabularySize = vocabularySize
         self.maximumPositions = maximumPositions
+        self.scale = scale
         self.dropout = dropout
         outputWidth = width
         tokens = builder.matrix("embed_tokens.weight", vocabularySize, width, initializer)
@@ -33,6 +37,7 @@ public final class EmbeddingLayer: ModelLayer {
     /// - Parameter ids: `[B·T]`, each in `0 ..< vocabularySize`.
     public func forward(_ ids: UnsafePointer<Int32>, _ pass: Pass) -> Variable {
         var x = pass.tape.embedding(ids, rows: pass.rows, weight: tokens)
+        if let scale { x = pass.tape.scale(x, by: scale) }
         if let positions {
             x = pass.tape.addPositions(x, time: pass.time, positionOffset: pass.positionOffset, weight: positions)
         }

@@ -63,15 +63,13 @@ enum LayerProfile {
         let layer = model.layers[index]
         for use in layer.uses { use.parameter.materialize(seed: 1, context) }
         let tokens = [Int32](repeating: 0, count: rows * time)
-        let width = index == 0 ? 1 : model.outputWidth(ofLayer: index - 1)
-        let input = context.tensor(Shape(rows * time, width))
-        ParameterStream(seed: 1, name: "profile", threads: context.threads).normal(into: input, standardDeviation: 1)
 
         var best = LayerTiming(forward: .infinity, inputGradient: .infinity, weightGradient: .infinity)
         let start = ContinuousClock.now
         for attempt in 0..<4 {
             if attempt > 1, (ContinuousClock.now - start).seconds > patience { break }
-            let timing = run(layer, tokens, input, rows: rows, time: time, context)
+            let timing = run(
+                layer, tokens, input(model, index, size, context), rows: rows, time: time, context)
             guard attempt > 0 else { continue }
             best.forward = min(best.forward, timing.forward)
             best.inputGradient = min(best.inputGradient, timing.inputGradient)
@@ -80,21 +78,42 @@ enum LayerProfile {
         return best
     }
 
+    /// What may come to a layer: where tokens are routed, the first ones of each sequence.
+    private static func input(_ model: Model, _ index: Int, _ size: UnitSize, _ context: ComputeContext) -> Flow {
+        func drawn(_ rows: Int, _ width: Int) -> Variable {
+            let tensor = context.tensor(Shape(rows, width))
+            ParameterStream(seed: 1, name: "profile", threads: context.threads)
+                .normal(into: tensor, standardDeviation: 1)
+            return Variable(tensor, needsGradient: true)
+        }
+        guard index > 0 else { return Flow(drawn(size.rows * size.time, 1)) }
+        let before = model.layers[index - 1]
+        let time = max(1, Int(Double(size.time) * before.outputShare))
+        let selection = (0..<size.rows * time).map { Int32($0 / time * size.time + $0 % time) }
+        var flow = Flow(
+            drawn(size.rows * time, before.outputWidth),
+            selection: before.routesTokens ? TokenSelection(rows: selection, batch: size.rows) : nil)
+        for link in model.links where link.to == index && link.port != .sum {
+            flow.arriving[link.port] = drawn(
+                link.rows(batch: size.rows, time: size.time, positionOffset: 0), link.width)
+        }
+        return flow
+    }
+
     private static func run(
-        _ layer: any ModelLayer, _ tokens: [Int32], _ input: Tensor, rows: Int, time: Int, _ context: ComputeContext
+        _ layer: any ModelLayer, _ tokens: [Int32], _ input: Flow, rows: Int, time: Int, _ context: ComputeContext
     ) -> LayerTiming {
         let tape = Tape(context)
         let pass = Pass(
             tape: tape, batch: rows, time: time, seed: 1, step: 1, samples: (0..<rows).map(UInt32.init),
             isTraining: true)
-        let x = Variable(input, needsGradient: true)
         var output: Variable?
         let start = ContinuousClock.now
         tokens.withUnsafeBufferPointer { ids in
             switch layer {
             case let embedding as EmbeddingLayer: output = embedding.forward(ids.baseAddress!, pass)
-            case let layer as any HiddenLayer: output = layer.forward(Flow(x), carry: [], pass).0.activation
-            case let head as HeadLayer: _ = head.loss(x, targets: ids.baseAddress!, scale: 1, pass)
+            case let layer as any HiddenLayer: output = layer.forward(input, carry: [], pass).0.activation
+            case let head as HeadLayer: _ = head.loss(input.activation, targets: ids.baseAddress!, scale: 1, pass)
             default: fatalError("LayerProfile: layer \(layer.name) has no way to run")
             }
         }

@@ -74,7 +74,10 @@ struct UnitEstimate {
             return 4 * ((layer.savedPerToken + logits + arriving) * tokens + past)
         }
         let inputWidths = layers.indices.map { $0 == 0 ? 0 : layers[$0 - 1].outputWidth }
-        inputBytes = inputWidths.map { $0 * tokens * 4 }
+        inputBytes = layers.indices.map { index in
+            let share = index == 0 ? 0 : layers[index - 1].outputShare
+            return 4 * Int((Double(inputWidths[index] * tokens) * share).rounded(.up))
+        }
         temporaryBytes = layers.enumerated().map { index, layer in
             let isHead = index == layers.count - 1
             let work = max(layer.savedPerToken * tokens, isHead ? headRows * model.vocabularySize : 0)
