@@ -111,6 +111,9 @@ public final class Model {
         self.vocabularySize = vocabularySize
     }
 
+    /// Whether it has one shared block, applied as a whole again and again, which a ring of ranks can hold once.
+    public var canFormRings: Bool { recursions.count == 1 && recursions[0].sharing == .cycle }
+
     /// Width of the activation that leaves layer `index`.
     public func outputWidth(ofLayer index: Int) -> Int { layers[index].outputWidth }
 

@@ -21,6 +21,7 @@ public final class Block: HiddenLayer {
     private let inputNorm: Norm
     private let mlp: FeedForward?
     private let mlpNorm: Norm?
+    private let lowRankCost: (saved: Int, flops: Double)
     private let hasResidual: Bool
     private let dropout: Double
     private let mixerDropoutStream, mlpDropoutStream: Int
@@ -66,6 +67,7 @@ public final class Block: HiddenLayer {
         }
         outputWidth = width
         uses = builder.uses
+        lowRankCost = builder.lowRankCost
     }
 
     /// What a mixer cannot do, if it is to.
@@ -132,20 +134,22 @@ public final class Block: HiddenLayer {
         let count = budget?.expected(of: time) ?? time
         // Borrowed keys are those of all tokens.
         let visible = keyValues == .own ? count : time
-        return (mixer.flopsPerToken(time: visible) + (mlp?.flopsPerToken ?? 0)) * Double(count) / Double(time)
+        let flops = mixer.flopsPerToken(time: visible) + (mlp?.flopsPerToken ?? 0) + lowRankCost.flops
+        return flops * Double(count) / Double(time)
     }
 
     public var savedPerToken: Int {
         var count = inputWidth + outputWidth
         if !isRematerialized {
-            count += mixer.savedPerToken + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
+            count +=
+                mixer.savedPerToken + lowRankCost.saved + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
         }
-        return Int((Double(count) * outputShare).rounded(.up))
+        return Int((Double(count) * (budget?.share ?? 1)).rounded(.up))
     }
 
     public var chunkingObstacle: String? { mixer.chunkingObstacle }
     public var routesTokens: Bool { budget.map { !$0.isWhole } ?? false }
-    public func outputTime(in pass: Pass) -> Int { budget?.limit(in: pass) ?? pass.time }
-    public var outputShare: Double { budget?.share ?? 1 }
+    public func outputTime(_ time: Int) -> Int { budget?.expected(of: time) ?? time }
+    public func largestOutputTime(in pass: Pass) -> Int { budget?.limit(in: pass) ?? pass.time }
     public func growingCarry(positions: Int) -> Int { mixer.growingCarry(positions: positions) }
 }

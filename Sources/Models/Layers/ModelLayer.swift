@@ -21,10 +21,10 @@ public protocol ModelLayer: AnyObject {
     var auxiliaryTerms: [String] { get }
     /// Whether its output stands for some of the tokens only, which a selection names.
     var routesTokens: Bool { get }
-    /// Rows of each sequence in the output, at most.
-    func outputTime(in pass: Pass) -> Int
-    /// Part of the tokens that its output stands for, on average.
-    var outputShare: Double { get }
+    /// Rows of each sequence in the output for `time` tokens, on average, for estimates.
+    func outputTime(_ time: Int) -> Int
+    /// Rows of each sequence in the output of a pass, at most.
+    func largestOutputTime(in pass: Pass) -> Int
 }
 
 extension ModelLayer {
@@ -33,8 +33,8 @@ extension ModelLayer {
     public func growingCarry(positions: Int) -> Int { 0 }
     public var auxiliaryTerms: [String] { [] }
     public var routesTokens: Bool { false }
-    public func outputTime(in pass: Pass) -> Int { pass.time }
-    public var outputShare: Double { 1 }
+    public func outputTime(_ time: Int) -> Int { time }
+    public func largestOutputTime(in pass: Pass) -> Int { pass.time }
 }
 
 /// A layer between embedding and head.

@@ -111,8 +111,8 @@ final class ExpertRouter: HiddenLayer {
 
     var chunkingObstacle: String? { "a router of type expert compares the tokens of a whole sequence" }
     var routesTokens: Bool { scores != nil && !budget.isWhole }
-    var outputShare: Double { scores == nil ? 1 : budget.share }
-    func outputTime(in pass: Pass) -> Int { scores == nil ? pass.time : budget.limit(in: pass) }
+    func outputTime(_ time: Int) -> Int { scores == nil ? time : budget.expected(of: time) }
+    func largestOutputTime(in pass: Pass) -> Int { scores == nil ? pass.time : budget.limit(in: pass) }
 
     func forwardFLOPsPerToken(time: Int) -> Double {
         let arriving = recursion == 0 ? 0 : settings.budgets[recursion - 1].share

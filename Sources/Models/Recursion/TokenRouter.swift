@@ -146,8 +146,7 @@ final class TokenRouter: HiddenLayer {
 
     var chunkingObstacle: String? { "a router of type token fills up sequences where others have more tokens left" }
     var routesTokens: Bool { recursion > 0 && recursion < count }
-    var outputShare: Double { recursion < count ? settings.budgets[recursion].share : 1 }
-    func outputTime(in pass: Pass) -> Int { pass.time }
+    func outputTime(_ time: Int) -> Int { recursion < count ? settings.budgets[recursion].expected(of: time) : time }
 
     func forwardFLOPsPerToken(time: Int) -> Double {
         scores?.flopsPerToken ?? settings.budgets[recursion - 1].share * Double(2 * outputWidth)

@@ -63,13 +63,32 @@ enum LayerProfile {
         let layer = model.layers[index]
         for use in layer.uses { use.parameter.materialize(seed: 1, context) }
         let tokens = [Int32](repeating: 0, count: rows * time)
+        func random(_ count: Int, _ width: Int) -> Variable {
+            let tensor = context.tensor(Shape(count, width))
+            ParameterStream(seed: 1, name: "profile", threads: context.threads)
+                .normal(into: tensor, standardDeviation: 1)
+            return Variable(tensor, needsGradient: true)
+        }
+        var input: Flow?
+        if index > 0 {
+            let before = model.layers[index - 1]
+            let active = before.outputTime(time)
+            input = Flow(random(rows * active, before.outputWidth))
+            if before.routesTokens {
+                input!.selection = TokenSelection(
+                    rows: (0..<rows * active).map { Int32($0 / active * time + $0 % active * time / active) },
+                    batch: rows)
+            }
+            for link in model.links where link.to == index && link.port != .sum {
+                input!.arriving[link.port] = random(rows * time, link.width)
+            }
+        }
 
         var best = LayerTiming(forward: .infinity, inputGradient: .infinity, weightGradient: .infinity)
         let start = ContinuousClock.now
         for attempt in 0..<4 {
             if attempt > 1, (ContinuousClock.now - start).seconds > patience { break }
-            let timing = run(
-                layer, tokens, input(model, index, size, context), rows: rows, time: time, context)
+            let timing = run(layer, tokens, input, rows: rows, time: time, context)
             guard attempt > 0 else { continue }
             best.forward = min(best.forward, timing.forward)
             best.inputGradient = min(best.inputGradient, timing.inputGradient)
@@ -78,51 +97,35 @@ enum LayerProfile {
         return best
     }
 
-    /// What may come to a layer: where tokens are routed, the first ones of each sequence.
-    private static func input(_ model: Model, _ index: Int, _ size: UnitSize, _ context: ComputeContext) -> Flow {
-        func drawn(_ rows: Int, _ width: Int) -> Variable {
-            let tensor = context.tensor(Shape(rows, width))
-            ParameterStream(seed: 1, name: "profile", threads: context.threads)
-                .normal(into: tensor, standardDeviation: 1)
-            return Variable(tensor, needsGradient: true)
-        }
-        guard index > 0 else { return Flow(drawn(size.rows * size.time, 1)) }
-        let before = model.layers[index - 1]
-        let time = max(1, Int(Double(size.time) * before.outputShare))
-        let selection = (0..<size.rows * time).map { Int32($0 / time * size.time + $0 % time) }
-        var flow = Flow(
-            drawn(size.rows * time, before.outputWidth),
-            selection: before.routesTokens ? TokenSelection(rows: selection, batch: size.rows) : nil)
-        for link in model.links where link.to == index && link.port != .sum {
-            flow.arriving[link.port] = drawn(
-                link.rows(batch: size.rows, time: size.time, positionOffset: 0), link.width)
-        }
-        return flow
-    }
-
     private static func run(
-        _ layer: any ModelLayer, _ tokens: [Int32], _ input: Flow, rows: Int, time: Int, _ context: ComputeContext
+        _ layer: any ModelLayer, _ tokens: [Int32], _ input: Flow?, rows: Int, time: Int, _ context: ComputeContext
     ) -> LayerTiming {
         let tape = Tape(context)
         let pass = Pass(
             tape: tape, batch: rows, time: time, seed: 1, step: 1, samples: (0..<rows).map(UInt32.init),
-            isTraining: true)
-        var output: Variable?
+            isTraining: true, auxiliary: AuxiliaryLosses(scale: 1))
+        var outputs: [Variable] = []
         let start = ContinuousClock.now
         tokens.withUnsafeBufferPointer { ids in
             switch layer {
-            case let embedding as EmbeddingLayer: output = embedding.forward(ids.baseAddress!, pass)
-            case let layer as any HiddenLayer: output = layer.forward(input, carry: [], pass).0.activation
-            case let head as HeadLayer: _ = head.loss(input.activation, targets: ids.baseAddress!, scale: 1, pass)
+            case let embedding as EmbeddingLayer: outputs = [embedding.forward(ids.baseAddress!, pass)]
+            case let layer as any HiddenLayer:
+                let flow = layer.forward(input!, carry: [], pass).0
+                outputs = [flow.activation] + flow.leaving.values
+            case let head as HeadLayer: _ = head.loss(input!.activation, targets: ids.baseAddress!, scale: 1, pass)
             default: fatalError("LayerProfile: layer \(layer.name) has no way to run")
             }
         }
         let forwardEnd = ContinuousClock.now
         // The gradient's values do not matter to the time.
-        if let output { output.accumulate(output.value, context) }
+        for output in outputs { output.accumulate(output.value, context) }
         tape.inputGradients()
         let inputGradientEnd = ContinuousClock.now
         tape.weightGradients()
+        // Gradients of the inputs are of no use, and would be added to in the next run.
+        for variable in [input?.activation].compactMap({ $0 }) + (input?.arriving.values.map { $0 } ?? []) {
+            _ = variable.takeGradient()
+        }
         return LayerTiming(
             forward: (forwardEnd - start).seconds, inputGradient: (inputGradientEnd - forwardEnd).seconds,
             weightGradient: (ContinuousClock.now - inputGradientEnd).seconds)
