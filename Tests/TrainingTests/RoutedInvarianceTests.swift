@@ -128,6 +128,69 @@ import Training
         for (a, b) in zip(try losses(1), try losses(5)) { #expect(abs(a - b) < 1e-4 * a, "\(a), \(b)") }
     }
 
+    // MARK: Limits
+
+    /// What a router that stops no token leaves of a recursion, written out with skips.
+    static let limits: [(name: String, recursion: String, skips: String)] = [
+        // H + Block(H), twice.
+        (
+            "expert", "count: 2, router: { gating: additive, capacity: [1, 1], sampling: none }",
+            "{ from: 0, to: 2 }, { from: 0, to: 3 }, { from: 1, to: 3 }"
+        ),
+        // H + Block(Block(H)).
+        (
+            "token", "count: 2, router: { type: token, gating: additive, balance_warmup_steps: 3, coefficient: 0 }",
+            "{ from: 0, to: 3 }"
+        ),
+    ]
+
+    @Test(arguments: limits.indices) func routersThatStopNoTokenAreSkips(index: Int) throws {
+        let limit = Self.limits[index]
+        func run(_ recursion: String, _ skips: String) throws -> (losses: [Double], parameters: [[Float]]) {
+            let fixture = RunFixture(
+                model: """
+                    vocabulary_size: 29
+                    width: 8
+                    skips: [\(skips)]
+                    layers:
+                      - recursion: { \(recursion) }
+                        layers: [{ mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }]
+                    """,
+                optimizer: "{ type: sgd, clip_norm: 0.5 }")
+            return try InProcessWorld.run(size: 1) { communicator in
+                let session = try fixture.session(communicator)
+                // Values follow names, which differ.
+                let block = session.model.registry.parameters.filter {
+                    $0.name.hasPrefix("model.layers.") && !$0.name.contains("router")
+                }
+                for (number, parameter) in block.enumerated() {
+                    for i in 0..<parameter.value.count {
+                        parameter.value.pointer[i] = Float((7 * i + number) % 13 - 6) / 13
+                    }
+                    parameter.valueChanged()
+                }
+                let losses = try (1...3).map {
+                    try session.trainStep(fixture.tokens(step: $0), step: $0, rate: 0.02).loss
+                }
+                return (losses, block.map(\.value.array))
+            }[0]
+        }
+        let (routed, plain) = (try run(limit.recursion, ""), try run("count: 2", limit.skips))
+        for (a, b) in zip(routed.losses, plain.losses) { #expect(abs(a - b) < 1e-5 * b, "\(limit.name): \(a), \(b)") }
+        for (a, b) in zip(routed.parameters, plain.parameters) { assertClose(limit.name, b, a, ratio: 1e-4) }
+    }
+
+    @Test func memoryStaysBelowTheLayoutsPrediction() throws {
+        for (model, schedule) in [("expert", "zb_h1"), ("token", "1f1b"), ("shared keys", "gpipe")] {
+            var fixture = Self.fixture(model, ["micro_batches": "5", "schedule": schedule])
+            fixture.model = fixture.model.replacing("width: 8", with: "width: 64")
+            fixture.time = 64
+            for (rank, (measured, predicted)) in try fixture.peakBytes(ranks: 2).enumerated() {
+                #expect(measured <= predicted, "\(model), rank \(rank): \(measured) bytes, not \(predicted)")
+            }
+        }
+    }
+
     // MARK: Generation
 
     /// Prompts that come whole and token by token, on any ranks, lead to the same logits.
