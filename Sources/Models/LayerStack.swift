@@ -132,7 +132,8 @@ final class LayerStack {
         }
         switch router.kind {
         case .expert:
-            append(ExpertRouter(router, recursion: recursion, builder("model.layers.\(firstName + recursion)")))
+            let number = firstName + min(recursion, router.budgets.count - 1)
+            append(ExpertRouter(router, recursion: recursion, builder("model.layers.\(number)")))
         case .token: append(TokenRouter(router, recursion: recursion, builder("model.layers.\(firstName)")))
         }
     }
