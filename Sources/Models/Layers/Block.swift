@@ -16,6 +16,8 @@ public final class Block: HiddenLayer {
     public var isRematerialized = false
 
     private let inputWidth: Int
+    /// In a recurrent depth, the iteration.
+    private let lap: DepthLap?
     private let inputNorm, mixedNorm: Norm
     private let mlp: FeedForward?
     private let mlpInputNorm, outputNorm: Norm
@@ -31,6 +33,7 @@ public final class Block: HiddenLayer {
     init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {
         name = builder.prefix
         inputWidth = builder.inputWidth
+        lap = builder.sharing?.lap
         let normName = try reader.choice(
             "norm", of: NormKind.allCases.map(\.rawValue), default: builder.defaults.norm.rawValue)
         let norm = NormKind(rawValue: normName)!
@@ -70,6 +73,10 @@ public final class Block: HiddenLayer {
     }
 
     public func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
+        lap?.forward(flow, carry: carry, pass, apply) ?? apply(flow, carry: carry, pass)
+    }
+
+    private func apply(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
         var flow = flow
         // No token of this micro-batch has come so far.
         if flow.selection?.time == 0 { return (flow, carry) }
@@ -100,10 +107,15 @@ public final class Block: HiddenLayer {
     }
 
     public func forwardFLOPsPerToken(time: Int) -> Double {
-        mixer.flopsPerToken(time: time) + (mlp?.flopsPerToken ?? 0)
+        (mixer.flopsPerToken(time: time) + (mlp?.flopsPerToken ?? 0)) * (lap?.share ?? 1)
     }
 
+    public func backwardFLOPsPerToken(time: Int) -> Double { isForwardOnly ? 0 : 2 * forwardFLOPsPerToken(time: time) }
+
+    public var isForwardOnly: Bool { lap?.isForwardOnly ?? false }
+
     public var savedPerToken: Int {
+        if isForwardOnly { return 0 }
         if isRematerialized { return inputWidth + outputWidth }
         return mixer.savedPerToken + inputWidth + outputWidth + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
     }

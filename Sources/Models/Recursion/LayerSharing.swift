@@ -10,10 +10,12 @@ public struct LayerSharing {
     /// Name beginnings of parameters that are not shared.
     let unshared: [String]
     let relaxation: Relaxation?
+    /// In a recurrent depth, the iteration.
+    var lap: DepthLap? = nil
 
     /// Everything is shared.
-    static func all(isFirst: Bool) -> LayerSharing {
-        LayerSharing(isFirst: isFirst, ownPrefix: "", unshared: [], relaxation: nil)
+    static func all(isFirst: Bool, lap: DepthLap? = nil) -> LayerSharing {
+        LayerSharing(isFirst: isFirst, ownPrefix: "", unshared: [], relaxation: nil, lap: lap)
     }
 
     func isOwn(_ name: String) -> Bool { unshared.contains { name.hasPrefix($0) } }
