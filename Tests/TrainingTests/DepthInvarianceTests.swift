@@ -7,46 +7,46 @@ import Training
 @Suite struct DepthInvarianceTests {
     static let models = [
         "universal": """
-            vocabulary_size: 29
-            width: 8
-            dropout: 0.1
-            positions: none
-            embedding_scale: true
-            tie_embeddings: true
-            initialization: glorot_uniform
+        vocabulary_size: 29
+        width: 8
+        dropout: 0.1
+        positions: none
+        embedding_scale: true
+        tie_embeddings: true
+        initialization: glorot_uniform
+        layers:
+          - recursion: { count: 3, signals: { position: t2t, step: learned } }
             layers:
-              - recursion: { count: 3, signals: { position: t2t, step: learned } }
-                layers:
-                  - { mixer: { type: attention, head_count: 2 }, mlp: { type: relu, hidden_size: 10 } }
-                  - { mixer: { type: gru }, norm_placement: post }
-            """,
+              - { mixer: { type: attention, head_count: 2 }, mlp: { type: relu, hidden_size: 10 } }
+              - { mixer: { type: gru }, norm_placement: post }
+        """,
         "halting": """
-            vocabulary_size: 29
-            width: 8
-            dropout: 0.1
-            positions: none
-            tie_embeddings: true
+        vocabulary_size: 29
+        width: 8
+        dropout: 0.1
+        positions: none
+        tie_embeddings: true
+        layers:
+          - { mixer: { type: gru } }
+          - recursion: { count: 4, signals: { step: sinusoid }, halting: { bias: 0, epsilon: 0.1, loss_weight: 0.1 } }
             layers:
-              - { mixer: { type: gru } }
-              - recursion: { count: 4, signals: { step: sinusoid }, halting: { bias: 0, epsilon: 0.1, loss_weight: 0.1 } }
-                layers:
-                  - { mixer: { type: attention, head_count: 2 }, mlp: { type: relu, hidden_size: 10 } }
-            """,
+              - { mixer: { type: attention, head_count: 2 }, mlp: { type: relu, hidden_size: 10 } }
+        """,
         "depth": """
-            vocabulary_size: 29
-            width: 8
-            dropout: 0.1
-            tie_embeddings: true
-            embedding_scale: true
-            initialization: takase
+        vocabulary_size: 29
+        width: 8
+        dropout: 0.1
+        tie_embeddings: true
+        embedding_scale: true
+        initialization: takase
+        layers:
+          - { mixer: { type: attention, head_count: 2 }, norm_placement: sandwich, mlp: { hidden_size: 10 } }
+          - recursion: { depth: { mean: 3, backpropagated: 2, maximum: 7 } }
             layers:
               - { mixer: { type: attention, head_count: 2 }, norm_placement: sandwich, mlp: { hidden_size: 10 } }
-              - recursion: { depth: { mean: 3, backpropagated: 2, maximum: 7 } }
-                layers:
-                  - { mixer: { type: attention, head_count: 2 }, norm_placement: sandwich, mlp: { hidden_size: 10 } }
-                  - { mixer: { type: gru }, norm_placement: sandwich }
-              - { mixer: { type: attention, head_count: 2 } }
-            """,
+              - { mixer: { type: gru }, norm_placement: sandwich }
+          - { mixer: { type: attention, head_count: 2 } }
+        """,
     ]
 
     static func fixture(_ model: String, _ settings: [String: String] = [:]) -> RunFixture {
