@@ -6,6 +6,8 @@ import Tensors
 public enum Initializer: Sendable, Equatable {
     case constant(Float)
     case normal(standardDeviation: Float)
+    /// Normal, what lies more than three deviations out being drawn again.
+    case truncatedNormal(standardDeviation: Float)
     /// Uniform on `(-bound, bound)`.
     case uniform(bound: Float)
     /// `log u`, `u` uniform on `(low, high)`: the logarithm of a decay rate.
@@ -88,6 +90,7 @@ public final class Parameter {
         switch initializer {
         case .constant(let constant): value.fill(constant)
         case .normal(let deviation): stream.normal(into: value, standardDeviation: deviation)
+        case .truncatedNormal(let deviation): stream.truncatedNormal(into: value, standardDeviation: deviation)
         case .uniform(let bound): stream.uniform(into: value, bound: bound)
         case .values(let values):
             require(values.count == value.count, "initial values: \(values.count); expected \(value.count)")

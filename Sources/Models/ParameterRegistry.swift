@@ -86,11 +86,11 @@ public final class LayerBuilder {
         return "\(prefix).\(part)"
     }
 
-    /// A matrix `[out, in]`, decayed, drawn from N(0, initializer_range) unless said otherwise.
+    /// A matrix `[out, in]`, decayed, drawn as the model's `Initialization` says unless said otherwise.
     public func matrix(_ name: String, _ rows: Int, _ columns: Int, _ initializer: Initializer? = nil) -> ParameterUse {
         tensor(
-            name, Shape(rows, columns),
-            initializer ?? .normal(standardDeviation: Float(defaults.initializerRange)), decays: true)
+            name, Shape(rows, columns), initializer ?? defaults.matrixInitializer(name, rows: rows, columns: columns),
+            decays: true)
     }
 
     /// A vector, not decayed.
@@ -155,17 +155,25 @@ public struct LayerDefaults: Sendable {
     public var norm: NormKind
     public var normEpsilon: Double
     public var dropout: Double
-    public var initializerRange: Double
     public var usesRotaryPositions: Bool
+    public var initialization: Initialization
+    public var initializerRange: Double
+    /// Of the embedding.
+    public var modelWidth: Int
+    /// Blocks as applied, a recurrent depth's by their mean number.
+    public var depth: Int
 
     public init(
-        norm: NormKind = .rmsNorm, normEpsilon: Double = 1e-5, dropout: Double = 0, initializerRange: Double = 0.02,
-        usesRotaryPositions: Bool = true
+        norm: NormKind = .rmsNorm, normEpsilon: Double = 1e-5, dropout: Double = 0, usesRotaryPositions: Bool = true,
+        initialization: Initialization = .normal, initializerRange: Double = 0.02, modelWidth: Int = 1, depth: Int = 1
     ) {
         self.norm = norm
         self.normEpsilon = normEpsilon
         self.dropout = dropout
-        self.initializerRange = initializerRange
         self.usesRotaryPositions = usesRotaryPositions
+        self.initialization = initialization
+        self.initializerRange = initializerRange
+        self.modelWidth = modelWidth
+        self.depth = depth
     }
 }

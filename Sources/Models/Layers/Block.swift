@@ -3,9 +3,10 @@ import Tensors
 
 /// `x = x + dropout(mixer(norm(x)))`, then `x = x + dropout(mlp(norm(x)))` when there is an MLP.
 ///
-/// With `residual: false` the sums are left out, and the output takes the mixer's own width: that is
-/// the plain stack of torch's word language model. Names: `input_layernorm`, `self_attn.*` or
-/// `mixer.*`, `post_attention_layernorm`, `mlp.*` under `model.layers.{i}`.
+/// `norm_placement` says where the norms `N` stand (`NormPlacement`). With `residual: false` the sums are left out, and
+/// the output takes the mixer's own width: that is the plain stack of torch's word language model. Names:
+/// `input_layernorm`, `self_attn.*` or `mixer.*`, `post_mixer_layernorm`, `post_attention_layernorm`, `mlp.*`,
+/// `post_mlp_layernorm` under `model.layers.{i}`.
 public final class Block: HiddenLayer {
     public let name: String
     public let uses: [ParameterUse]
@@ -18,16 +19,18 @@ public final class Block: HiddenLayer {
     private let keyValues: KeyValueUse
     /// In a group with routers, how many tokens come this far.
     private let budget: TokenBudget?
-    private let inputNorm: Norm
+    private let inputNorm, mixedNorm: Norm
     private let mlp: FeedForward?
-    private let mlpNorm: Norm?
     private let lowRankCost: (saved: Int, flops: Double)
+    private let mlpInputNorm, outputNorm: Norm
     private let hasResidual: Bool
     private let dropout: Double
     private let mixerDropoutStream, mlpDropoutStream: Int
 
     /// Beginnings of the names of its norms, and of its attention.
-    static let normNames = ["input_layernorm.", "post_attention_layernorm."]
+    static let normNames = [
+        "input_layernorm.", "post_mixer_layernorm.", "post_attention_layernorm.", "post_mlp_layernorm.",
+    ]
     static let attentionName = "self_attn."
 
     init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {
@@ -38,10 +41,13 @@ public final class Block: HiddenLayer {
         let normName = try reader.choice(
             "norm", of: NormKind.allCases.map(\.rawValue), default: builder.defaults.norm.rawValue)
         let norm = NormKind(rawValue: normName)!
-        let epsilon = builder.defaults.normEpsilon
+        let placement: NormPlacement = try reader.choice("norm_placement", default: .pre)
+        func makeNorm(_ name: String, width: Int, exists: Bool) -> Norm {
+            Norm(exists ? norm : .none, name: name, width: width, epsilon: builder.defaults.normEpsilon, builder)
+        }
         hasResidual = try reader.bool("residual", default: true)
         dropout = try reader.double("dropout", default: builder.defaults.dropout, in: 0...0.99)
-        inputNorm = Norm(norm, name: "input_layernorm", width: inputWidth, epsilon: epsilon, builder)
+        inputNorm = makeNorm("input_layernorm", width: inputWidth, exists: placement != .post)
 
         let mixerReader = try reader.section("mixer")
         mixer = try SequenceMixers.make(mixerReader, builder)
@@ -54,17 +60,19 @@ public final class Block: HiddenLayer {
             )
         }
         let width = mixer.outputWidth
+        mixedNorm = makeNorm("post_mixer_layernorm", width: width, exists: placement != .pre)
         mixerDropoutStream = builder.dropoutStream()
         mlpDropoutStream = builder.dropoutStream()
         if reader.has("mlp") {
             let mlpReader = try reader.section("mlp")
-            mlpNorm = Norm(norm, name: "post_attention_layernorm", width: width, epsilon: epsilon, builder)
+            mlpInputNorm = makeNorm("post_attention_layernorm", width: width, exists: placement != .post)
             mlp = try FeedForward(mlpReader, builder, width: width)
             try mlpReader.finish()
         } else {
-            mlpNorm = nil
+            mlpInputNorm = makeNorm("", width: width, exists: false)
             mlp = nil
         }
+        outputNorm = makeNorm("post_mlp_layernorm", width: width, exists: mlp != nil && placement != .pre)
         outputWidth = width
         uses = builder.uses
         lowRankCost = builder.lowRankCost
@@ -122,10 +130,10 @@ public final class Block: HiddenLayer {
                 normed, sharedKeys: inputs[1], sharedValues: inputs[2], updatesKeys: keyValues == .updated, pass)
         }
         var y = pass.dropout(mixed, rate: dropout, stream: mixerDropoutStream)
-        if hasResidual { y = tape.add(x, y) }
-        if let mlp, let mlpNorm {
-            let z = pass.dropout(mlp(mlpNorm(y, tape), tape), rate: dropout, stream: mlpDropoutStream)
-            y = hasResidual ? tape.add(y, z) : z
+        y = mixedNorm(hasResidual ? tape.add(x, y) : y, tape)
+        if let mlp {
+            let z = pass.dropout(mlp(mlpInputNorm(y, tape), tape), rate: dropout, stream: mlpDropoutStream)
+            y = outputNorm(hasResidual ? tape.add(y, z) : z, tape)
         }
         return ([y] + lent, carryOut)
     }

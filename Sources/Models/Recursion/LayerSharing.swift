@@ -14,6 +14,11 @@ public struct LayerSharing {
     /// In a group with routers, how many tokens of a sequence come this far.
     let budget: TokenBudget?
 
+    /// Everything is shared.
+    static func all(isFirst: Bool) -> LayerSharing {
+        LayerSharing(isFirst: isFirst, ownPrefix: "", unshared: [], relaxation: nil, keyValues: .own, budget: nil)
+    }
+
     func isOwn(_ name: String) -> Bool { unshared.contains { name.hasPrefix($0) } }
 }
 

@@ -6,7 +6,7 @@ public struct Recursion: Sendable {
     public let layers: Range<Int>
     /// How often the block is applied (`R`).
     public let count: Int
-    /// Layers of the list that one application takes, its router included.
+    /// Layers of the list that one application takes, the step layer or router before it included.
     public let blockLength: Int
     public let sharing: RecursionSharing
 }
@@ -41,6 +41,7 @@ public enum RecursionSharing: String, CaseIterable, Sendable {
 /// - `count`: applications (`R`). `sharing`: `cycle` (default) | `sequence`.
 /// - `share_norms` (true): false gives every application norms of its own.
 /// - `relaxation`: low-rank corrections of each application's own (`Relaxation`).
+/// - `signals` (`StepSignals`), `halting` (`AdaptiveHalting`): a Universal Transformer; `cycle` only.
 /// - `share_key_values` (false): attention of later recursions has queries only and attends to the keys and values of the
 ///   first one.
 /// - `router`: lets only some tokens through each application (`RouterSettings`); needs `sharing: cycle`.
@@ -54,6 +55,8 @@ struct RecursionSettings {
     let sharing: RecursionSharing
     let sharesNorms: Bool
     let relaxation: Relaxation?
+    let signals: ConfigurationReader?
+    let halting: AdaptiveHalting?
     let sharesKeyValues: Bool
     let router: RouterSettings?
 
@@ -62,6 +65,11 @@ struct RecursionSettings {
         sharing = try reader.choice("sharing", default: .cycle)
         sharesNorms = try reader.bool("share_norms", default: true)
         relaxation = reader.has("relaxation") ? try Relaxation(try reader.section("relaxation")) : nil
+        signals = reader.has("signals") ? try reader.section("signals") : nil
+        halting = reader.has("halting") ? try AdaptiveHalting(try reader.section("halting")) : nil
+        for key in ["signals", "halting"] where reader.has(key) && sharing != .cycle {
+            throw reader.error(key, "it acts before every application of the whole block; use sharing: cycle")
+        }
         sharesKeyValues = try reader.bool("share_key_values", default: false)
         guard reader.has("router") else {
             router = nil
@@ -69,6 +77,9 @@ struct RecursionSettings {
         }
         if sharing != .cycle { throw reader.error("router", "needs sharing: cycle, not \(sharing.rawValue)") }
         if count < 2 { throw reader.error("router", "needs a count of at least 2, not \(count)") }
+        if signals != nil || halting != nil {
+            throw reader.error("router", "a group has either a router or signals and halting; remove one of them")
+        }
         let section = try reader.section("router")
         let router = try RouterSettings(section, count: count)
         if router.updatesKeys, !sharesKeyValues {
@@ -81,6 +92,9 @@ struct RecursionSettings {
         }
         self.router = router
     }
+
+    /// Whether a layer comes before every application of the block.
+    var hasSteps: Bool { signals != nil || halting != nil }
 
     /// Beginnings of the names that every application has for itself.
     var unshared: [String] { (sharesNorms ? [] : Block.normNames) + (router?.unshared ?? []) }

@@ -7,7 +7,7 @@ import Tensors
 /// `o_t = Σ_s softmax_s(q_t·k_s / √d) v_s` over positions `s ≤ t` (and `t − s < window`); query head
 /// `h` uses key/value head `⌊h·Hkv/H⌋`. Names and shapes are those of Llama: `self_attn.q_proj.weight
 /// [H·d, D]`, `k_proj`, `v_proj [Hkv·d, D]`, `o_proj [D, H·d]`.
-/// `qk_bias`: `self_attn.qk_bias [2, H, d]`, added to queries and keys before rotation; a key/value head is then first
+/// `qk_bias`: `self_attn.qk_bias [2, 1, H, d]`, added to queries and keys before rotation; a key/value head is then first
 /// repeated for each of its query heads, whose biases differ (arXiv 2502.05171).
 /// Carry: `k`, `v` `[B, P, Hkv, d]` after rotation, `P` all past positions or the last `window − 1`.
 /// Source: arXiv 1706.03762, 2104.09864 (rotary), 2305.13245 (grouped queries).
@@ -62,7 +62,7 @@ public final class AttentionMixer: SequenceMixer {
         output = Linear("self_attn.o_proj", headCount * headSize, width, bias: hasBias, builder)
         bias =
             hasScoreBias
-            ? builder.tensor("self_attn.qk_bias", Shape(2, headCount, headSize), .constant(0), decays: false) : nil
+            ? builder.tensor("self_attn.qk_bias", Shape(2, 1, headCount, headSize), .constant(0), decays: false) : nil
     }
 
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {

@@ -70,11 +70,21 @@ public final class Session {
         public var hits: Int
         /// Counted tokens.
         public var tokens: Int
+        /// Means over positions of what layers tell of themselves, such as the `steps` of adaptive halting.
+        public var statistics: [Statistic] = []
 
         /// Nats per counted token.
         public var meanLoss: Double { loss / Double(max(1, tokens)) }
         /// Share of hits.
         public var accuracy: Double { Double(hits) / Double(max(1, tokens)) }
+    }
+
+    /// One of the model's statistics.
+    public struct Statistic: Sendable, Equatable {
+        /// Canonical prefix of the layer.
+        public var layer: String
+        public var term: String
+        public var mean: Double
     }
 
     /// Collective: every rank passes the same configuration and model.
@@ -204,6 +214,7 @@ public final class Session {
             runtime.restoreBatchCarry(saved)
         }
         var (loss, hits, tokens) = (0.0, 0, 0)
+        var sums = model.statisticTerms.map { _ in LayerStatistics.Sum() }
         for batch in batches {
             let cut = BatchCut(
                 rows: batch.rows, time: batch.time, microBatchCount: plan.cut.totalMicroBatchCount,
@@ -213,11 +224,21 @@ public final class Session {
             loss += runtime.lossTotal ?? 0
             hits += runtime.hitTotal
             tokens += batch.targetCount
+            for (index, sum) in runtime.statisticTotals.enumerated() { sums[index] += sum }
             runtime.finish()
         }
         // A count below 2⁵³ is exact in Double, so its sum is the same for any number of ranks.
         return Evaluation(
-            loss: try communicator.sum(loss), hits: Int(try communicator.sum(Double(hits))), tokens: tokens)
+            loss: try communicator.sum(loss), hits: Int(try communicator.sum(Double(hits))), tokens: tokens,
+            statistics: try means(sums))
+    }
+
+    /// Collective.
+    private func means(_ sums: [LayerStatistics.Sum]) throws -> [Statistic] {
+        try zip(model.statisticTerms, sums).map { key, sum in
+            let (total, count) = (try communicator.sum(sum.total), try communicator.sum(Double(sum.count)))
+            return Statistic(layer: key.layer, term: key.term, mean: total / max(1, count))
+        }
     }
 
     /// What must be added over ranks once per step. Every entry has one contributor per replica, so the sum is

@@ -29,6 +29,9 @@ struct Evaluate: ParsableCommand {
                         "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %.2f %% right, %d tokens",
                     split.rawValue, step, result.meanLoss, exp(result.meanLoss), result.meanLoss / log(2),
                     100 * result.accuracy, result.tokens))
+            for statistic in result.statistics {
+                print(String(format: "%@ %@: mean %.4f", statistic.layer, statistic.term, statistic.mean))
+            }
         }
     }
 }
