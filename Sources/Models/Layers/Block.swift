@@ -164,7 +164,9 @@ public final class Block: HiddenLayer {
             count +=
                 mixer.savedPerToken + lowRankCost.saved + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
         }
-        return Int((Double(count) * (budget?.share ?? 1)).rounded(.up))
+        // Updated keys and values are copies of all.
+        let copied = keyValues == .updated ? 2 * (mixer as! AttentionMixer).sharedWidth : 0
+        return Int((Double(count) * (budget?.largestShare ?? 1)).rounded(.up)) + copied
     }
 
     public var chunkingObstacle: String? { mixer.chunkingObstacle }
