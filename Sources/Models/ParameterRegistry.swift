@@ -59,6 +59,8 @@ public final class LayerBuilder {
     /// How the layer shares its parameters with other applications of the same block; nil when it is alone.
     let sharing: LayerSharing?
     private(set) var uses: [ParameterUse] = []
+    /// Of all low-rank corrections together: floats per token kept for the backward pass, and forward FLOPs.
+    private(set) var lowRankCost = (saved: 0, flops: 0.0)
     private var nextStream = 0
     /// The builder of the mixer that this one's mixer is a part of.
     private var outer: LayerBuilder?
@@ -120,6 +122,8 @@ public final class LayerBuilder {
     func lowRankUpdate(_ name: String, _ input: Int, _ output: Int) -> LowRankUpdate? {
         guard let sharing, let relaxation = sharing.relaxation, relaxation.adapts(name) else { return nil }
         let rank = min(relaxation.rank, input, output)
+        lowRankCost.saved += 2 * rank
+        lowRankCost.flops += Double(2 * rank * (input + output))
         let prefix = "\(sharing.ownPrefix).\(name)"
         return LowRankUpdate(
             down: keep(

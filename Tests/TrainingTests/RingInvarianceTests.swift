@@ -9,28 +9,28 @@ import Training
     /// has for itself.
     static let models = [
         "recursive": """
-            vocabulary_size: 29
-            width: 8
-            dropout: 0.1
-            tie_embeddings: true
-            skips: [{ from: 1, to: 14 }]
+        vocabulary_size: 29
+        width: 8
+        dropout: 0.1
+        tie_embeddings: true
+        skips: [{ from: 1, to: 14 }]
+        layers:
+          - { mixer: { type: gru } }
+          - recursion: { count: 3 }
             layers:
-              - { mixer: { type: gru } }
-              - recursion: { count: 3 }
-                layers:
-                  - { repeat: 2, mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }
-                  - { repeat: 2, mixer: { type: mingru } }
-              - { mixer: { type: attention, head_count: 2 } }
-            """,
+              - { repeat: 2, mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }
+              - { repeat: 2, mixer: { type: mingru } }
+          - { mixer: { type: attention, head_count: 2 } }
+        """,
         "relaxed": """
-            vocabulary_size: 29
-            width: 8
-            dropout: 0.1
+        vocabulary_size: 29
+        width: 8
+        dropout: 0.1
+        layers:
+          - recursion: { count: 4, share_norms: false, relaxation: { rank: 2, targets: [q_proj, up_proj] } }
             layers:
-              - recursion: { count: 4, share_norms: false, relaxation: { rank: 2, targets: [q_proj, up_proj] } }
-                layers:
-                  - { repeat: 4, mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }
-            """,
+              - { repeat: 4, mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }
+        """,
     ]
 
     static func fixture(_ model: String, _ cut: (Int, Int), _ settings: [String: String] = [:]) -> RunFixture {

@@ -20,6 +20,7 @@ public final class Block: HiddenLayer {
     private let lap: DepthLap?
     private let inputNorm, mixedNorm: Norm
     private let mlp: FeedForward?
+    private let lowRankCost: (saved: Int, flops: Double)
     private let mlpInputNorm, outputNorm: Norm
     private let hasResidual: Bool
     private let dropout: Double
@@ -70,6 +71,7 @@ public final class Block: HiddenLayer {
         outputNorm = makeNorm("post_mlp_layernorm", width: width, exists: mlp != nil && placement != .pre)
         outputWidth = width
         uses = builder.uses
+        lowRankCost = builder.lowRankCost
     }
 
     public func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
@@ -107,7 +109,7 @@ public final class Block: HiddenLayer {
     }
 
     public func forwardFLOPsPerToken(time: Int) -> Double {
-        (mixer.flopsPerToken(time: time) + (mlp?.flopsPerToken ?? 0)) * (lap?.share ?? 1)
+        (mixer.flopsPerToken(time: time) + (mlp?.flopsPerToken ?? 0) + lowRankCost.flops) * (lap?.share ?? 1)
     }
 
     public func backwardFLOPsPerToken(time: Int) -> Double { isForwardOnly ? 0 : 2 * forwardFLOPsPerToken(time: time) }
@@ -117,7 +119,8 @@ public final class Block: HiddenLayer {
     public var savedPerToken: Int {
         if isForwardOnly { return 0 }
         if isRematerialized { return inputWidth + outputWidth }
-        return mixer.savedPerToken + inputWidth + outputWidth + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
+        return mixer.savedPerToken + lowRankCost.saved + inputWidth + outputWidth
+            + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
     }
 
     public var chunkingObstacle: String? { mixer.chunkingObstacle }

@@ -56,8 +56,4 @@ struct Relaxation {
 struct LowRankUpdate {
     let down, up: ParameterUse
     let scale: Float
-
-    func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable {
-        tape.linear(tape.scale(tape.linear(x, weight: down, bias: nil), by: scale), weight: up, bias: nil)
-    }
 }

@@ -61,6 +61,13 @@ public struct Layout: Sendable {
             }
         let ranges = (0..<stageCount).map { partition.layers(of: $0) }
         stageLayers = ranges
+        let forwardOnly = Set(ranges.indices.filter { ranges[$0].allSatisfy { model.layers[$0].isForwardOnly } })
+        if !forwardOnly.isEmpty {
+            schedule = try Self.schedule(
+                parallel, rankCount: rankCount, microBatchCount: cut.microBatchCount, ring: ring,
+                forwardOnly: forwardOnly)
+        }
+        try Self.check(schedule, parallel, forwardOnly)
         let routing = LinkRouting(model.links, stageLayers: ranges)
         let skips = routing.edges
         if case .file(let path) = parallel.schedule, !schedule.shape.skips.isEmpty, schedule.shape.skips != skips {
@@ -82,6 +89,7 @@ public struct Layout: Sendable {
         costs = CostModel(
             stages: ranges.map { unit.stageCost($0) }, messages: messages,
             skipBytes: routing.linkOfEdge.map { unit.linkBytes[$0] },
+            reduceTied: Double(unit.tiedBytes(layersOfRank).max()!) / messages.bandwidth,
             step: Double(stateBytes.max()!) / Self.updateBytesPerSecond + 2 * Double(exchanged) / messages.bandwidth)
         simulation = try Simulator.simulate(schedule, costs, keepsTimeline: keepsTimeline)
         let usage = simulation.ranks
@@ -96,8 +104,8 @@ public struct Layout: Sendable {
     /// Speed at which norm and update pass over parameters, gradients and optimiser state: that of main memory.
     private static let updateBytesPerSecond = 8e9
 
-    /// The whole step: the pipeline, then norm and update.
-    var stepSeconds: Double { simulation.makespan + costs.step }
+    /// The whole step: the pipeline, then sums over use-sites, norm and update.
+    var stepSeconds: Double { simulation.makespan + costs.reduceTied + costs.step }
 
     /// What the configuration asks for that this model cannot do.
     private static func check(_ model: Model, _ run: RunConfiguration) throws {
@@ -116,6 +124,20 @@ public struct Layout: Sendable {
             throw RunError.usage(
                 "parallel.rematerialize names layer \(index), which is no block; the layers are 1 to \(model.hidden.count)"
             )
+        }
+    }
+
+    /// A schedule that is written down may give stages without gradients a backward, but must not leave out another's.
+    private static func check(
+        _ schedule: Schedule, _ parallel: RunConfiguration.ParallelSection, _ forwardOnly: Set<Int>
+    ) throws {
+        guard case .file(let path) = parallel.schedule else { return }
+        let wrong = schedule.shape.forwardOnly.subtracting(forwardOnly)
+        guard wrong.isEmpty else {
+            throw RunError.scheduleFile(
+                path: path,
+                message: "runs stages \(wrong.sorted()) forward only, whose layers have gradients under this cut; "
+                    + "add their backwards, and correct forward_only")
         }
     }
 
@@ -162,7 +184,8 @@ public struct Layout: Sendable {
 
     /// The order of compute actions, generated or read from a file.
     static func schedule(
-        _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int, ring: RingPartition?
+        _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int, ring: RingPartition?,
+        forwardOnly: Set<Int> = []
     ) throws -> Schedule {
         switch parallel.schedule {
         case .named(let name):
@@ -172,7 +195,7 @@ public struct Layout: Sendable {
                     rankCount: rankCount, virtualStages: parallel.virtualStages, placement: parallel.placement,
                     stageCount: ring?.placement.stageCount, ringCount: ring?.ringCount ?? 1,
                     microBatchCount: microBatchCount, chunkCount: parallel.chunks,
-                    rematerialization: parallel.rematerialization))
+                    rematerialization: parallel.rematerialization, forwardOnly: forwardOnly))
         case .file(let path):
             try read(path, parallel, rankCount: rankCount, microBatchCount: microBatchCount, ring: ring)
         }

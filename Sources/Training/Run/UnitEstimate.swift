@@ -65,7 +65,10 @@ struct UnitEstimate {
         }
         self.optimizerBytes = optimizerBytes
         fixedBytes = layers.map { layer in
-            layer.uses.reduce(0) { $0 + 8 * $1.parameter.shape.count + optimizerBytes($1.parameter.shape.count) }
+            layer.uses.reduce(0) { sum, use in
+                let count = use.parameter.shape.count
+                return sum + (use.hasGradient ? 8 : 4) * count + optimizerBytes(count)
+            }
         }
         let length = (cut.time + cut.chunkCount - 1) / cut.chunkCount
         let linkBytes = model.links.map {
@@ -97,17 +100,27 @@ struct UnitEstimate {
     }
 
     /// What a rank with these layers keeps from step to step: a value and optimiser state for every parameter, gradients
-    /// for every use-site, and their sum where there are several.
+    /// for every use-site.
     func stateBytes(_ layers: [Int]) -> Int {
-        var useCounts: [ObjectIdentifier: Int] = [:]
-        var sum = 0
-        for use in layers.flatMap({ uses[$0] }) {
+        var seen: Set<ObjectIdentifier> = []
+        return layers.flatMap { uses[$0] }.reduce(0) { sum, use in
             let count = use.parameter.shape.count
-            let place = useCounts[ObjectIdentifier(use.parameter), default: 0]
-            sum += 4 * count + (place == 0 ? 4 * count + optimizerBytes(count) : place == 1 ? 4 * count : 0)
-            useCounts[ObjectIdentifier(use.parameter)] = place + 1
+            let isNew = seen.insert(ObjectIdentifier(use.parameter)).inserted
+            return sum + (use.hasGradient ? 4 * count : 0) + (isNew ? 4 * count + optimizerBytes(count) : 0)
         }
-        return sum
+    }
+
+    /// Bytes of gradients that each rank sends at the end of a step, to all others that share a parameter.
+    ///
+    /// - Parameter layers: of each rank.
+    func tiedBytes(_ layers: [[Int]]) -> [Int] {
+        let used = layers.map { Dictionary(grouping: $0.flatMap { uses[$0] }) { ObjectIdentifier($0.parameter) } }
+        return used.indices.map { rank in
+            used[rank].reduce(0) { sum, entry in
+                let peers = used.indices.filter { $0 != rank && used[$0][entry.key] != nil }.count
+                return sum + entry.value.filter(\.hasGradient).count * peers * 4 * entry.value[0].parameter.shape.count
+            }
+        }
     }
 
     func layerCosts(isRecomputed: Bool) -> [LayerCost] {
