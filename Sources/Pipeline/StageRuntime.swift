@@ -97,6 +97,8 @@ public final class StageRuntime {
     public let context: ComputeContext
     /// Layers of every stage of the pipeline.
     public let stageLayers: [Range<Int>]
+    /// Stages that keep nothing for a backward, and to which no gradients go.
+    private let forwardOnly: Set<Int>
     private let seed: UInt64
     private let routing: LinkRouting
 
@@ -143,8 +145,11 @@ public final class StageRuntime {
     public var onReduceTied: (() throws -> Void)?
     public var onStep: (() throws -> Void)?
 
-    public init(model: Model, stageLayers: [Range<Int>], seed: UInt64, context: ComputeContext) {
+    public init(
+        model: Model, stageLayers: [Range<Int>], forwardOnly: Set<Int> = [], seed: UInt64, context: ComputeContext
+    ) {
         self.model = model
+        self.forwardOnly = forwardOnly
         self.context = context
         self.stageLayers = stageLayers
         self.seed = seed
@@ -231,6 +236,8 @@ public final class StageRuntime {
     }
 
     // MARK: Units
+
+    private func hasBackward(_ stage: Int) -> Bool { !forwardOnly.contains(stage) }
 
     private func isFirst(_ stage: Int) -> Bool { stageLayers[stage].lowerBound == 0 }
 
@@ -343,7 +350,7 @@ extension StageRuntime: StageExecutor {
         for (edge, output) in state.output.links {
             mailbox[.activation(end(of: edge, unit), edge: edge)] = Parcel(output.value)
         }
-        guard isTraining else { return }
+        guard isTraining, hasBackward(unit.stage) else { return }
         if !recorded { state.output = StagePass.Output() }
         live[unit] = state
     }
@@ -356,8 +363,8 @@ extension StageRuntime: StageExecutor {
 
     public func inputGradient(_ unit: UnitOfWork) throws {
         let state = liveUnit(unit)
-        if let output = state.output.flow?.activation { output.accumulate(arrived(.gradient(unit)).tensor, context) }
-        for (edge, output) in state.output.links {
+        if let output = state.output.flow?.activation, hasBackward(unit.stage + 1) { output.accumulate(arrived(.gradient(unit)).tensor, context) }
+        for (edge, output) in state.output.links where hasBackward(routing.edges[edge - 1].toStage) {
             output.accumulate(arrived(.gradient(unit, edge: edge)).tensor, context)
         }
         if let gradients = carryGradients.removeValue(forKey: unit) {
@@ -377,11 +384,11 @@ extension StageRuntime: StageExecutor {
         }
         state.carryIn.removeAll()
         // Only an input that nothing used has no gradient; the stage it came from still waits for one.
-        if let input = state.input?.activation {
+        if let input = state.input?.activation, hasBackward(unit.stage - 1) {
             mailbox[.gradient(neighbour(unit, -1))] = Parcel(input.takeGradient() ?? context.zeros(input.shape))
-            state.input = nil
         }
-        for (edge, input) in state.linkInputs {
+        state.input = nil
+        for (edge, input) in state.linkInputs where hasBackward(routing.edges[edge - 1].fromStage) {
             mailbox[.gradient(start(of: edge, unit), edge: edge)] =
                 Parcel(input.takeGradient() ?? context.zeros(input.shape))
         }

@@ -29,6 +29,20 @@ import Testing
         expectSameBits(part, Array(one[777..<877]))
     }
 
+    /// Within three deviations; variance 0.9733 of that of the normal. Drawn again or not, an element is the same
+    /// whoever asks for it.
+    @Test func truncatedNormalStaysWithinThreeDeviations() {
+        let count = 1 << 18, stream = PhiloxStream(seed: 5, a: 1)
+        var all = zeros(count), part = zeros(5000)
+        Philox.fillTruncatedNormal(&all, deviation: 2, stream: stream, count: count, threads: twoPool)
+        Philox.fillTruncatedNormal(&part, deviation: 2, stream: stream, first: 777, count: 5000, threads: onePool)
+        expectSameBits(part, Array(all[777..<5777]))
+        #expect(all.allSatisfy { abs($0) <= 6 } && all.max()! > 5.9 && all.min()! < -5.9)
+        let squares = all.reduce(0.0) { $0 + Double($1) * Double($1) } / Double(count)
+        #expect(abs(squares - 4 * 0.97334) < 0.04)
+        #expect(abs(all.reduce(0.0) { $0 + Double($1) } / Double(count)) < 0.016)
+    }
+
     @Test func uniformAndNormalHaveTheirMoments() {
         let count = 1 << 20
         var u = zeros(count), n = zeros(count)

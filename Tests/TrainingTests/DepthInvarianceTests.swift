@@ -1,3 +1,4 @@
+import Communication
 import Pipeline
 import TestSupport
 import Testing
@@ -58,17 +59,78 @@ import Training
         (2, ["schedule": "gpipe"]), (3, ["schedule": "1f1b", "rematerialize": "always"]),
         (4, ["schedule": "zb_h1", "threads": "2"]), (2, ["schedule": "interleaved", "virtual_stages": "3"]),
         (3, ["schedule": "zb_v"]), (2, ["placement": "ring", "schedule": "interleaved"]),
-        (2, ["placement": "ring", "schedule": "zb_interleaved"]), (1, ["schedule": "dualpipe_v"]),
-        (4, ["replicas": "2", "schedule": "1f1b"]),
+        (2, ["placement": "ring", "schedule": "zb_interleaved"]),
     ]
 
     @Test(arguments: models.keys.sorted()) func everyLayoutTrainsTheSameBits(model: String) throws {
         let reference = try Self.fixture(model).train(ranks: 1)
         #expect(Set(reference.losses).count == 3)
-        for (ranks, settings) in Self.layouts where settings["replicas"] == nil {
+        for (ranks, settings) in Self.layouts {
             let differences = try Self.fixture(model, settings).train(ranks: ranks).differences(from: reference)
             #expect(differences.isEmpty, "\(model), \(ranks) ranks, \(settings): \(differences)")
         }
+    }
+
+    /// Stages of iterations without gradient: they have no backward, and gradients go past them.
+    @Test(arguments: ["1f1b", "zb_h1"], [[3, 15, 9], [4, 7, 7, 9], [2, 12, 13]])
+    func forwardOnlyStagesTrainTheSameBits(schedule: String, partition: [Int]) throws {
+        let settings = ["schedule": schedule, "partition": "\(partition)"]
+        let stages = try InProcessWorld.run(size: partition.count) {
+            try Self.fixture("depth", settings).session($0).plan.training.shape.forwardOnly
+        }[0]
+        #expect(stages == (partition[0] == 3 ? [1] : partition[0] == 4 ? [1, 2] : []))
+        let reference = try Self.fixture("depth").train(ranks: 1)
+        let differences = try Self.fixture("depth", settings).train(ranks: partition.count)
+            .differences(from: reference)
+        #expect(differences.isEmpty, "\(schedule), \(partition): \(differences)")
+    }
+
+    /// A bias that stops every position at once, and one that never does; a mean over positions in between.
+    @Test(arguments: [("40", 1.0...1.0), ("-40", 4.0...4.0), ("0", 1.5...3.5)])
+    func evaluationTellsWhenPositionsHalt(bias: String, expected: ClosedRange<Double>) throws {
+        var fixture = Self.fixture("halting")
+        fixture.model = fixture.model.replacing("bias: 0,", with: "bias: \(bias),")
+        let evaluations = try [1, 3].map { ranks in
+            try InProcessWorld.run(size: ranks) { [fixture] in
+                try fixture.session($0).evaluate([fixture.tokens(step: 1), fixture.tokens(step: 2)], isStream: false)
+            }[0]
+        }
+        #expect(evaluations[0] == evaluations[1])
+        let statistic = try #require(evaluations[0].statistics.first)
+        #expect(statistic.layer == "model.layers.1" && statistic.term == "steps")
+        #expect(expected.contains(statistic.mean), "\(statistic.mean)")
+    }
+
+    /// Twenty steps, and the same twenty with a change of ranks after ten.
+    @Test(arguments: models.keys.sorted()) func resumesOnOtherRanks(model: String) throws {
+        let directory = TemporaryDirectory()
+        let path = directory.path
+        let text = directory.file("text.txt", String(repeating: "the quick brown fox jumps\n", count: 40))
+        func run(_ ranks: Int, _ steps: ClosedRange<Int>, savesAt last: Int?) throws -> [Double] {
+            try InProcessWorld.run(size: ranks, timeout: 60) { communicator in
+                let fixture = Self.fixture(model, ["micro_batches": "2"])
+                let session = try fixture.session(communicator, ready: false)
+                session.prepareOptimizer()
+                let data = DataConfiguration(
+                    format: .characters, source: .cut([text], shares: [1]), sampling: .random,
+                    sequenceLength: fixture.time, batchSize: fixture.batch)
+                let store = try CheckpointStore(
+                    directory: path + "/run", session: session, data: try DataSet(data, seed: 1),
+                    resolvedConfiguration: "")
+                if steps.lowerBound == 1 {
+                    session.materializeParameters()
+                } else {
+                    #expect(try store.resume()?.step == steps.lowerBound - 1)
+                }
+                let losses = try steps.map {
+                    try session.trainStep(fixture.tokens(step: $0), step: $0, rate: 0.02).loss
+                }
+                if let last { _ = try store.save(step: last) }
+                return losses
+            }[0]
+        }
+        let whole = try run(1, 1...20, savesAt: nil)
+        #expect(try run(3, 1...10, savesAt: 10) + run(2, 11...20, savesAt: nil) == whole)
     }
 
     /// Carries of iterations that a step runs, forward only or not.

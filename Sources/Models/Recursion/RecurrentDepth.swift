@@ -23,15 +23,15 @@ import Kernels
 /// that none waits for a deeper one. The list of layers holds `maximum` iterations, whichever of them a step runs:
 /// the last `backpropagated` with gradients, and before them the forward-only ones, of which a step runs as many as it
 /// needs, spread evenly, so that any cut of the list into stages has shares of the work that do not depend on the draw.
-struct RecurrentDepth {
-    enum Sampling: String, CaseIterable { case poissonLognormal = "poisson_lognormal", fixed }
-    enum Injection: String, CaseIterable { case linear, add }
-    enum InitialState: String, CaseIterable { case likeInit = "like_init", zero }
+package struct RecurrentDepth {
+    package enum Sampling: String, CaseIterable { case poissonLognormal = "poisson_lognormal", fixed }
+    package enum Injection: String, CaseIterable { case linear, add }
+    package enum InitialState: String, CaseIterable { case likeInit = "like_init", zero }
 
     let mean: Int
     /// At most all.
-    let backpropagated: Int
-    let maximum: Int
+    package let backpropagated: Int
+    package let maximum: Int
     let sampling: Sampling
     let deviation: Double
     let hasFinalNorm: Bool
@@ -41,7 +41,7 @@ struct RecurrentDepth {
     let stateDeviation: Double
 
     /// - Parameter reader: the `recursion` section.
-    init(_ reader: ConfigurationReader, width: Int) throws(ConfigurationError) {
+    package init(_ reader: ConfigurationReader, width: Int) throws(ConfigurationError) {
         let depth = try reader.section("depth")
         mean = try depth.int("mean", default: 32, in: 1...10_000)
         let wanted = try depth.int("backpropagated", default: 8, in: 1...10_000)
@@ -58,7 +58,7 @@ struct RecurrentDepth {
     }
 
     /// Iterations of the list without gradient; they come first.
-    var forwardOnlyCount: Int { maximum - backpropagated }
+    package var forwardOnlyCount: Int { maximum - backpropagated }
 
     /// Iterations `p` of a step.
     func iterations(in pass: Pass, stream: Int) -> Int {
@@ -67,7 +67,7 @@ struct RecurrentDepth {
     }
 
     /// `1 + Poisson(λ)`, at most `maximum`: how many arrivals of a process of rate 1 come before `λ`.
-    func draw(_ stream: PhiloxStream) -> Int {
+    package func draw(_ stream: PhiloxStream) -> Int {
         let uniform = Philox.words(stream, count: 2 + maximum).map { (Double($0) + 0.5) / 4_294_967_296 }
         let normal = (-2 * log(uniform[0])).squareRoot() * cos(2 * .pi * uniform[1])
         let rate = exp(log(Double(mean)) - deviation * deviation / 2 + deviation * normal)
@@ -82,22 +82,27 @@ struct RecurrentDepth {
 }
 
 /// One iteration's place in the list of layers.
-struct DepthLap {
+package struct DepthLap {
     let depth: RecurrentDepth
     /// Among the iterations of the list.
     let index: Int
     /// Keys the draw of the number of iterations.
     let stream: Int
 
-    var isForwardOnly: Bool { index < depth.forwardOnlyCount }
+    package init(depth: RecurrentDepth, index: Int, stream: Int) {
+        (self.depth, self.index, self.stream) = (depth, index, stream)
+    }
+
+    package var isForwardOnly: Bool { index < depth.forwardOnlyCount }
     /// What the embedded input comes and goes by.
     var port: LayerPort { isForwardOnly ? .constantInjection : .injection }
     /// Whether the next iteration takes the embedded input from here.
     var handsOn: Bool { index != depth.forwardOnlyCount - 1 && index != depth.maximum - 1 }
 
-    /// Whether a step runs it.
-    func runs(in pass: Pass) -> Bool {
-        let iterations = depth.iterations(in: pass, stream: stream)
+    private func runs(in pass: Pass) -> Bool { runs(of: depth.iterations(in: pass, stream: stream)) }
+
+    /// Whether it is one of a step's iterations.
+    package func runs(of iterations: Int) -> Bool {
         guard isForwardOnly else { return depth.maximum - index <= iterations }
         let count = max(iterations - depth.backpropagated, 0)
         return (index + 1) * count / depth.forwardOnlyCount > index * count / depth.forwardOnlyCount

@@ -61,6 +61,13 @@ public struct Layout: Sendable {
             }
         let ranges = (0..<stageCount).map { partition.layers(of: $0) }
         stageLayers = ranges
+        let forwardOnly = Set(ranges.indices.filter { ranges[$0].allSatisfy { model.layers[$0].isForwardOnly } })
+        if !forwardOnly.isEmpty {
+            schedule = try Self.schedule(
+                parallel, rankCount: rankCount, microBatchCount: cut.microBatchCount, ring: ring,
+                forwardOnly: forwardOnly)
+        }
+        try Self.check(schedule, parallel, forwardOnly)
         let routing = LinkRouting(model.links, stageLayers: ranges)
         let skips = routing.edges
         if case .file(let path) = parallel.schedule, !schedule.shape.skips.isEmpty, schedule.shape.skips != skips {
@@ -122,6 +129,20 @@ public struct Layout: Sendable {
         }
     }
 
+    /// A schedule that is written down may give stages without gradients a backward, but must not leave out another's.
+    private static func check(
+        _ schedule: Schedule, _ parallel: RunConfiguration.ParallelSection, _ forwardOnly: Set<Int>
+    ) throws {
+        guard case .file(let path) = parallel.schedule else { return }
+        let wrong = schedule.shape.forwardOnly.subtracting(forwardOnly)
+        guard wrong.isEmpty else {
+            throw RunError.scheduleFile(
+                path: path,
+                message: "runs stages \(wrong.sorted()) forward only, whose layers have gradients under this cut; "
+                    + "add their backwards, and correct forward_only")
+        }
+    }
+
     /// The shared block of a model on as many rings as asked for, or as few as give every rank a slice of it.
     private static func ring(
         _ model: Model, _ parallel: RunConfiguration.ParallelSection, rankCount: Int, _ unit: UnitEstimate
@@ -169,7 +190,8 @@ public struct Layout: Sendable {
 
     /// The order of compute actions, generated or read from a file.
     static func schedule(
-        _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int, ring: RingPartition?
+        _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int, ring: RingPartition?,
+        forwardOnly: Set<Int> = []
     ) throws -> Schedule {
         switch parallel.schedule {
         case .named(let name):
@@ -179,7 +201,7 @@ public struct Layout: Sendable {
                     rankCount: rankCount, virtualStages: parallel.virtualStages, placement: parallel.placement,
                     stageCount: ring?.placement.stageCount, ringCount: ring?.ringCount ?? 1,
                     microBatchCount: microBatchCount, chunkCount: parallel.chunks,
-                    rematerialization: parallel.rematerialization))
+                    rematerialization: parallel.rematerialization, forwardOnly: forwardOnly))
         case .file(let path):
             try read(path, parallel, rankCount: rankCount, microBatchCount: microBatchCount, ring: ring)
         }

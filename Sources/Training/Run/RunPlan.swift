@@ -45,7 +45,8 @@ public struct RunPlan: Sendable {
         var own = layout.schedule
         if cut.microBatchCount != own.shape.microBatchCount {
             own = try Layout.schedule(
-                parallel, rankCount: rankCount, microBatchCount: cut.microBatchCount, ring: layout.ring)
+                parallel, rankCount: rankCount, microBatchCount: cut.microBatchCount, ring: layout.ring,
+                forwardOnly: layout.schedule.shape.forwardOnly)
             own.shape.skips = layout.schedule.shape.skips
         }
         let options = LoweringOptions(receiveLookAhead: receiveLookAhead, reducesReplicas: parallel.replicas > 1)

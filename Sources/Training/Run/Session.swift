@@ -105,7 +105,9 @@ public final class Session {
         plan = try RunPlan(
             model: model, run: run, rankCount: pipeline.size, replica: share.replica,
             optimizerCopies: optimizer.stateNames.count, timings: timings)
-        runtime = StageRuntime(model: model, stageLayers: plan.stageLayers, seed: run.seed, context: context)
+        runtime = StageRuntime(
+            model: model, stageLayers: plan.stageLayers, forwardOnly: plan.training.shape.forwardOnly, seed: run.seed,
+            context: context)
 
         var rankOfUse: [ObjectIdentifier: Int] = [:]
         for (stage, layers) in plan.stageLayers.enumerated() {

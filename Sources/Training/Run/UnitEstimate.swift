@@ -66,7 +66,10 @@ struct UnitEstimate {
         }
         self.optimizerBytes = optimizerBytes
         fixedBytes = layers.map { layer in
-            layer.uses.reduce(0) { $0 + 8 * $1.parameter.shape.count + optimizerBytes($1.parameter.shape.count) }
+            layer.uses.reduce(0) { sum, use in
+                let count = use.parameter.shape.count
+                return sum + (use.hasGradient ? 8 : 4) * count + optimizerBytes(count)
+            }
         }
         let length = (cut.time + cut.chunkCount - 1) / cut.chunkCount
         let linkBytes = model.links.map {
@@ -104,7 +107,7 @@ struct UnitEstimate {
         return layers.flatMap { uses[$0] }.reduce(0) { sum, use in
             let count = use.parameter.shape.count
             let isNew = seen.insert(ObjectIdentifier(use.parameter)).inserted
-            return sum + 4 * count + (isNew ? 4 * count + optimizerBytes(count) : 0)
+            return sum + (use.hasGradient ? 4 * count : 0) + (isNew ? 4 * count + optimizerBytes(count) : 0)
         }
     }
 
@@ -116,7 +119,7 @@ struct UnitEstimate {
         return used.indices.map { rank in
             used[rank].reduce(0) { sum, entry in
                 let peers = used.indices.filter { $0 != rank && used[$0][entry.key] != nil }.count
-                return sum + entry.value.count * peers * 4 * entry.value[0].parameter.shape.count
+                return sum + entry.value.filter(\.hasGradient).count * peers * 4 * entry.value[0].parameter.shape.count
             }
         }
     }
