@@ -82,7 +82,8 @@ final class LayerStack {
         nextName = firstName + depth
         recursions.append(
             Recursion(
-                layers: first..<nextIndex, count: settings.count, blockLength: block.count, sharing: settings.sharing))
+                layers: first..<nextIndex, count: settings.count, blockLength: block.count, sharing: settings.sharing,
+                lowRankScale: settings.relaxation?.scale))
     }
 
     /// The entries of a shared block with repeats written out.
