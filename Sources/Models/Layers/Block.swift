@@ -18,6 +18,7 @@ public final class Block: HiddenLayer {
     private let inputNorm: Norm
     private let mlp: FeedForward?
     private let mlpNorm: Norm?
+    private let scaling: BranchScaling?
     private let hasResidual: Bool
     private let dropout: Double
     private let mixerDropoutStream, mlpDropoutStream: Int
@@ -57,6 +58,11 @@ public final class Block: HiddenLayer {
             mlpNorm = nil
             mlp = nil
         }
+        scaling = try BranchScaling(reader, builder, branchCount: mlp == nil ? 1 : 2)
+        if scaling != nil, !hasResidual {
+            throw reader.error(
+                "residual", "layer_scale and depth_conditioning scale branches beside a residual; leave it on")
+        }
         outputWidth = width
         uses = builder.uses
     }
@@ -81,13 +87,18 @@ public final class Block: HiddenLayer {
 
     private func compute(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
         let tape = pass.tape
-        let (mixed, carryOut) = mixer.forward(inputNorm(x, tape), carry: carry, pass)
+        let factors = scaling?.factors(tape)
+        var (mixed, carryOut) = mixer.forward(inputNorm(x, tape), carry: carry, pass)
+        if let factors { mixed = factors.branch(mixed, 0, tape) }
         var y = pass.dropout(mixed, rate: dropout, stream: mixerDropoutStream)
         if hasResidual { y = tape.add(x, y) }
         if let mlp, let mlpNorm {
-            let z = pass.dropout(mlp(mlpNorm(y, tape), tape), rate: dropout, stream: mlpDropoutStream)
+            var z = mlp(mlpNorm(y, tape), tape)
+            if let factors { z = factors.branch(z, 1, tape) }
+            z = pass.dropout(z, rate: dropout, stream: mlpDropoutStream)
             y = hasResidual ? tape.add(y, z) : z
         }
+        if let factors { y = factors.output(y, tape) }
         return (y, carryOut)
     }
 
