@@ -5,8 +5,8 @@ enum { STEPS = CK_STATE_SPACE_STEPS };
 // Rows of a semiseparable table.
 enum { ROW_a, ROW_b, ROW_c, ROW_p, ROW_l, ROW_v, ROW_h, ROW_m };
 
-// States of the stretch, one more than its steps; g and dL/dw of one step.
-size_t ck_state_space_scratch(size_t states) { return (STEPS + 3) * states * 32; }
+// States of the stretch, one more than its steps; then λ of every step, or g and dL/dw of one.
+size_t ck_state_space_scratch(size_t states) { return (2 * STEPS + 1) * states * 32; }
 
 #define CK_VARIANT 0
 #include "ck_state_space_variant.h"

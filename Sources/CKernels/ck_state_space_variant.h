@@ -28,17 +28,17 @@ CK_INLINE vf feedback(const float *table, const float *x, size_t N, const int K)
   return plus - minus;
 }
 
-// One step from `before` to `after`, which may be the same; returns Re Σ c x.
-CK_INLINE vf step(const float *table, const float *before, float *after, vf u, vf s, size_t N, const int K) {
-  vf plus = {0}, minus = {0};
+// One step from `before` to `after`, which may be the same; returns Re Σ c x. `s`: this step's feedback, and then the next one's.
+CK_INLINE vf step(const float *table, const float *before, float *after, vf u, vf *s, size_t N, const int K) {
+  vf plus = {0}, minus = {0}, next_plus = {0}, next_minus = {0};
   for (size_t n = 0; n < N; n++) {
     const float *a = AT(table, n, 0), *b = AT(table, n, 1), *c = AT(table, n, 2), *at = before + n * 2 * CK_LANES;
     float *to = after + n * 2 * CK_LANES;
     vf re = RE(b) * u, im = IM(b) * u;
     if (K == CK_STATE_SPACE_RANK_ONE) {
       const float *f = AT(table, n, 3);
-      re = RE(f) * s + re;
-      im = IM(f) * s + im;
+      re = RE(f) * *s + re;
+      im = IM(f) * *s + im;
     }
     re = RE(a) * RE(at) + re;
     im = RE(a) * IM(at) + im;
@@ -48,7 +48,13 @@ CK_INLINE vf step(const float *table, const float *before, float *after, vf u, v
     v_store(to + CK_LANES, im);
     plus = RE(c) * re + plus;
     minus = IM(c) * im + minus;
+    if (K == CK_STATE_SPACE_RANK_ONE) {
+      const float *w = AT(table, n, 4);
+      next_plus = RE(w) * re + next_plus;
+      next_minus = IM(w) * im + next_minus;
+    }
   }
+  *s = next_plus - next_minus;
   return plus - minus;
 }
 
@@ -85,15 +91,15 @@ CK_INLINE void forward(const ck_state_space_stretch *in, float *x, float *y, ptr
     const float *table = in->table + channel * N * K;
     float *state = x + channel * N * 2;
     const vf skip = v_load_lanes(in->skip + channel, lanes);
+    vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, state, N, K) : v_all(0.0f);
     for (size_t t = 0; t < in->steps; t++) {
       const float *u_at = in->u + t * in->u_row + channel;
       float *y_at = y + t * y_row + channel;
       __builtin_prefetch(u_at + STEPS * in->u_row, 0, 2);
       __builtin_prefetch(y_at + STEPS * y_row, 0, 2);
       vf u = v_load_lanes(u_at, lanes);
-      vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, state, N, K) : v_all(0.0f);
       vf sum = K == CK_STATE_SPACE_SEMISEPARABLE ? step_semiseparable(table, state, state, scratch, u, N)
-                                                 : step(table, state, state, u, s, N, K);
+                                                 : step(table, state, state, u, &s, N, K);
       v_store_lanes(y_at, skip * u + sum, lanes);
     }
   }
@@ -144,45 +150,65 @@ CK_INLINE void downwards_diagonal(const float *table, const float *states, const
   }
 }
 
-// With a rank-one term every state of a step waits for q, so time is the outer loop.
-CK_INLINE void downwards_rank_one(const float *table, const float *states, const float *us, const float *slopes, const float *feedbacks, float *lambda, float *d_table, float *du, size_t T, size_t N) {
+// With a rank-one term every state of a step waits for q, so time is the outer loop of λ, all of which are kept in `lambdas`
+// [T][N][2][16]; the gradients of the table then have time as the inner loop, and their sums in registers.
+CK_INLINE void downwards_rank_one(const float *table, const float *states, const float *us, const float *slopes, const float *feedbacks, float *lambda, float *d_table, float *du, size_t T, size_t N, float *lambdas) {
   enum { K = CK_STATE_SPACE_RANK_ONE };
   const size_t row = N * 2 * CK_LANES;
+  float qs[STEPS * CK_LANES];
+  vf q = {0};
   for (size_t t = T; t-- > 0;) {
-    const float *before = states + t * row, *after = before + row;
-    vf d = v_load(slopes + t * CK_LANES), u = v_load(us + t * CK_LANES), s = v_load(feedbacks + t * CK_LANES);
+    float *now = lambdas + t * row;
+    const float *later = now + row;
+    const vf d = v_load(slopes + t * CK_LANES);
     vf through_re = {0}, through_im = {0}, q_re = {0}, q_im = {0};
     for (size_t n = 0; n < N; n++) {
-      const float *a = AT(table, n, 0), *b = AT(table, n, 1), *c = AT(table, n, 2), *f = AT(table, n, 3);
-      const float *x = after + n * 2 * CK_LANES, *past = before + n * 2 * CK_LANES;
-      float *da = AT(d_table, n, 0), *db = AT(d_table, n, 1), *dc = AT(d_table, n, 2), *df = AT(d_table, n, 3);
-      float *at = lambda + n * 2 * CK_LANES;
-      vf re = RE(c) * d + RE(at), im = IM(at) - IM(c) * d;
-      v_store(dc, d * RE(x) + RE(dc));
-      v_store(dc + CK_LANES, IM(dc) - d * IM(x));
-      v_store(db, re * u + RE(db));
-      v_store(db + CK_LANES, im * u + IM(db));
-      v_store(da, re * RE(past) + (im * IM(past) + RE(da)));
-      v_store(da + CK_LANES, im * RE(past) + (IM(da) - re * IM(past)));
-      v_store(df, re * s + RE(df));
-      v_store(df + CK_LANES, im * s + IM(df));
+      const float *a = AT(table, n, 0), *b = AT(table, n, 1), *c = AT(table, n, 2), *f = AT(table, n, 3), *w = AT(table, n, 4);
+      const float *at = (t + 1 < T ? later : lambda) + n * 2 * CK_LANES;
+      vf re = RE(at), im = IM(at);
+      if (t + 1 < T) {
+        const vf next = RE(w) * q + (RE(a) * re + IM(a) * im);
+        im = RE(a) * im - IM(a) * re - IM(w) * q;
+        re = next;
+      }
+      re = RE(c) * d + re;
+      im = im - IM(c) * d;
+      v_store(now + n * 2 * CK_LANES, re);
+      v_store(now + (n * 2 + 1) * CK_LANES, im);
       through_re = RE(b) * re + through_re;
       through_im = IM(b) * im + through_im;
       q_re = RE(f) * re + q_re;
       q_im = IM(f) * im + q_im;
-      v_store(at, RE(a) * re + IM(a) * im);
-      v_store(at + CK_LANES, RE(a) * im - IM(a) * re);
     }
+    q = q_re + q_im;
+    v_store(qs + t * CK_LANES, q);
     v_store(du + t * CK_LANES, through_re + through_im);
-    const vf q = q_re + q_im;
-    for (size_t n = 0; n < N; n++) {
-      const float *w = AT(table, n, 4), *past = before + n * 2 * CK_LANES;
-      float *dw = AT(d_table, n, 4), *at = lambda + n * 2 * CK_LANES;
-      v_store(at, RE(w) * q + RE(at));
-      v_store(at + CK_LANES, IM(at) - IM(w) * q);
-      v_store(dw, q * RE(past) + RE(dw));
-      v_store(dw + CK_LANES, IM(dw) - q * IM(past));
+  }
+  for (size_t n = 0; n < N; n++) {
+    const float *a = AT(table, n, 0), *w = AT(table, n, 4), *x = states + n * 2 * CK_LANES, *own = lambdas + n * 2 * CK_LANES;
+    float *sums = AT(d_table, n, 0), *at = lambda + n * 2 * CK_LANES;
+    vf x_re = RE(x + T * row), x_im = IM(x + T * row), sum[K];
+    for (int k = 0; k < K; k++) sum[k] = v_load(sums + k * CK_LANES);
+    for (size_t t = T; t-- > 0;) {
+      const vf d = v_load(slopes + t * CK_LANES), u = v_load(us + t * CK_LANES), s = v_load(feedbacks + t * CK_LANES);
+      const vf through = v_load(qs + t * CK_LANES), re = RE(own + t * row), im = IM(own + t * row);
+      sum[4] = d * x_re + sum[4];
+      sum[5] = sum[5] - d * x_im;
+      x_re = RE(x + t * row);
+      x_im = IM(x + t * row);
+      sum[0] = re * x_re + (im * x_im + sum[0]);
+      sum[1] = im * x_re + (sum[1] - re * x_im);
+      sum[2] = re * u + sum[2];
+      sum[3] = im * u + sum[3];
+      sum[6] = re * s + sum[6];
+      sum[7] = im * s + sum[7];
+      sum[8] = through * x_re + sum[8];
+      sum[9] = sum[9] - through * x_im;
     }
+    for (int k = 0; k < K; k++) v_store(sums + k * CK_LANES, sum[k]);
+    const vf re = RE(own), im = IM(own);
+    v_store(at, RE(w) * q + (RE(a) * re + IM(a) * im));
+    v_store(at + CK_LANES, RE(a) * im - IM(a) * re - IM(w) * q);
   }
 }
 
@@ -242,17 +268,17 @@ CK_INLINE void backward(
     const float *table = in->table + channel * N * K;
     float *lambda = g + channel * N * 2, *d_block = d_table + channel * N * K;
     __builtin_memcpy(scratch, x + channel * N * 2, row * sizeof(float));
+    vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, scratch, N, K) : v_all(0.0f);
     for (size_t t = 0; t < T; t++) {
       const float *u_at = in->u + t * in->u_row + channel, *dy_at = dy + t * dy_row + channel;
       __builtin_prefetch(u_at - STEPS * in->u_row, 0, 2);
       __builtin_prefetch(dy_at - STEPS * dy_row, 0, 2);
       vf u = v_load_lanes(u_at, lanes);
-      vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, scratch + t * row, N, K) : v_all(0.0f);
-      if (K == CK_STATE_SPACE_SEMISEPARABLE)
-        step_semiseparable(table, scratch + t * row, scratch + (t + 1) * row, g_row, u, N);
-      else step(table, scratch + t * row, scratch + (t + 1) * row, u, s, N, K);
       v_store(us + t * CK_LANES, u);
       v_store(feedbacks + t * CK_LANES, s);
+      if (K == CK_STATE_SPACE_SEMISEPARABLE)
+        step_semiseparable(table, scratch + t * row, scratch + (t + 1) * row, g_row, u, N);
+      else step(table, scratch + t * row, scratch + (t + 1) * row, u, &s, N, K);
       v_store(slopes + t * CK_LANES, v_load_lanes(dy_at, lanes));
     }
     if (K == CK_STATE_SPACE_DIAGONAL) {
@@ -261,7 +287,7 @@ CK_INLINE void backward(
       for (; n + 2 <= N; n += 2) downwards_diagonal(table, scratch, us, slopes, lambda, d_block, sums, T, N, n, 2);
       if (n < N) downwards_diagonal(table, scratch, us, slopes, lambda, d_block, sums, T, N, n, 1);
     } else if (K == CK_STATE_SPACE_RANK_ONE)
-      downwards_rank_one(table, scratch, us, slopes, feedbacks, lambda, d_block, sums, T, N);
+      downwards_rank_one(table, scratch, us, slopes, feedbacks, lambda, d_block, sums, T, N, g_row);
     else downwards_semiseparable(table, scratch, us, slopes, lambda, d_block, sums, T, N, g_row, omegas);
 
     const vf skip = v_load_lanes(in->skip + channel, lanes);

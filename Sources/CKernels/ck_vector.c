@@ -61,6 +61,8 @@ CK_DISPATCH(void, ck_silu_backward, (float *dx, const float *dy, const float *x,
 CK_DISPATCH(void, ck_gelu_tanh_backward, (float *dx, const float *dy, const float *x, size_t n), dx, dy, x, n)
 CK_DISPATCH(void, ck_gelu_erf_backward, (float *dx, const float *dy, const float *x, size_t n), dx, dy, x, n)
 CK_DISPATCH(void, ck_swiglu, (float *y, const float *gate, const float *up, size_t n), y, gate, up, n)
+CK_DISPATCH(void, ck_glu, (float *y, const float *gate, const float *up, size_t n), y, gate, up, n)
+CK_DISPATCH(void, ck_glu_backward, (float *dgate, float *dup, const float *dy, const float *gate, const float *up, size_t n), dgate, dup, dy, gate, up, n)
 CK_DISPATCH(void, ck_swiglu_backward, (float *dgate, float *dup, const float *dy, const float *gate, const float *up, size_t n), dgate, dup, dy, gate, up, n)
 CK_DISPATCH(void, ck_rms_norm, (float *y, float *sum, const float *x, const float *residual, const float *w, float *rstd, size_t rows, size_t d, float eps), y, sum, x, residual, w, rstd, rows, d, eps)
 CK_DISPATCH(void, ck_rms_norm_input_gradient, (float *dx, const float *dy, const float *x, const float *w, const float *rstd, size_t rows, size_t d, int accumulate), dx, dy, x, w, rstd, rows, d, accumulate)

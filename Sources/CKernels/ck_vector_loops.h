@@ -113,6 +113,14 @@ CK_LOOP void CK_NAME(ck_swiglu_backward)(float *dgate, float *dup, const float *
     STORE(dgate, (d * u) * (s + y * (1.0f - s)));
   });
 }
+CK_LOOP void CK_NAME(ck_glu)(float *y, const float *gate, const float *up, size_t n) { EACH(n, STORE(y, v_sigmoid(LOAD(gate)) * LOAD(up));); }
+CK_LOOP void CK_NAME(ck_glu_backward)(float *dgate, float *dup, const float *dy, const float *gate, const float *up, size_t n) {
+  EACH(n, {
+    vf s = v_sigmoid(LOAD(gate)), d = LOAD(dy) * s;
+    STORE(dgate, (d * LOAD(up)) * (1.0f - s));
+    STORE(dup, d);
+  });
+}
 
 // ---- norms
 CK_LOOP void CK_NAME(ck_rms_norm)(float *y, float *sum, const float *x, const float *residual, const float *w, float *rstd, size_t rows, size_t d, float eps) {

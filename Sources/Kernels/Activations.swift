@@ -77,6 +77,20 @@ public enum Activations {
         }
     }
 
+    /// `y = σ(gate) · up`, each `[count]`.
+    public static func glu(gate: Source, up: Source, into y: Destination, count: Int, threads: ThreadPool) {
+        threads.forEachPanel(of: count) { start, length in ck_glu(y + start, gate + start, up + start, length) }
+    }
+
+    /// `dGate = dy · up · σ′(gate)`, `dUp = dy · σ(gate)`; they may be `gate` and `up`.
+    public static func gluBackward(
+        _ dy: Source, gate: Source, up: Source, dGate: Destination, dUp: Destination, count: Int, threads: ThreadPool
+    ) {
+        threads.forEachPanel(of: count) { start, length in
+            ck_glu_backward(dGate + start, dUp + start, dy + start, gate + start, up + start, length)
+        }
+    }
+
     /// `y = log(1 + eˣ)`; `y` may be `x`. Its derivative is the logistic function.
     public static func softplus(_ x: Source, into y: Destination, count: Int, threads: ThreadPool) {
         threads.forEachPanel(of: count) { start, length in ck_softplus(y + start, x + start, length) }

@@ -59,6 +59,22 @@ public enum Philox {
         }
     }
 
+    /// Normal with mean 0; an element more than three deviations out is drawn again, from streams of its own.
+    public static func fillTruncatedNormal(
+        _ y: UnsafeMutablePointer<Float>, deviation: Float, stream: PhiloxStream, first: Int = 0, count: Int,
+        threads: ThreadPool
+    ) {
+        fillNormal(y, deviation: deviation, stream: stream, first: first, count: count, threads: threads)
+        for i in 0..<count where abs(y[i]) > 3 * deviation {
+            var again = stream
+            repeat {
+                again.seed = again.seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+                fillNormal(
+                    y + i, deviation: deviation, stream: again, first: first + i, count: 1, threads: threads)
+            } while abs(y[i]) > 3 * deviation
+        }
+    }
+
     static func check(_ first: Int, _ count: Int) {
         require(
             first >= 0 && count >= 0 && first + count <= 1 << 34,

@@ -7,7 +7,7 @@ import CKernels
 ///
 /// Legend: B batch, T time, C channels, N states, K = 6, 10 or 16 numbers per state: a, b, c (f, w), each real and
 /// imaginary; or a, b, c, p, l, v, h, m, each of two real states.
-/// One task is one sequence and 256 of its channels. Kept for the backward are the states before every 16th step; the
+/// One task is one sequence and 256 of its channels. Kept for the backward are the states before every 32nd step; the
 /// others are computed again.
 public struct StateSpaceScan {
     public typealias Source = UnsafePointer<Float>

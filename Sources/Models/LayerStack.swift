@@ -5,12 +5,14 @@ final class LayerStack {
     private let registry: ParameterRegistry
     private let defaults: LayerDefaults
     private(set) var layers: [any HiddenLayer] = []
-    private(set) var links: [LayerLink] = []
+    var links: [LayerLink] = []
     private(set) var recursions: [Recursion] = []
     /// Of the activation that leaves the last layer so far.
     private(set) var width: Int
+    /// The step layer that came last.
+    private var lastStep = 0
     /// The number that the next layer has in canonical names.
-    private var nextName = 0
+    var nextName = 0
 
     init(_ registry: ParameterRegistry, _ defaults: LayerDefaults, width: Int) {
         self.registry = registry
@@ -20,6 +22,20 @@ final class LayerStack {
 
     /// - Throws: `ConfigurationError` at the offending key.
     func append(_ entries: [ConfigurationReader]) throws(ConfigurationError) { try append(entries, depth: 0) }
+
+    /// Blocks of a list as applied.
+    static func depth(_ entries: [ConfigurationReader]) throws(ConfigurationError) -> Int {
+        var sum = 0
+        for entry in entries {
+            var count = 1
+            if entry.has("layers") {
+                count = try depth(try entry.sections("layers"))
+                if entry.has("recursion") { count *= try RecursionSettings(try entry.section("recursion")).count }
+            }
+            sum += try entry.int("repeat", default: 1, in: 1...100_000) * count
+        }
+        return sum
+    }
 
     private func append(_ entries: [ConfigurationReader], depth: Int) throws(ConfigurationError) {
         for entry in entries {
@@ -45,15 +61,15 @@ final class LayerStack {
     }
 
     /// Number of the next layer in the list that the pipeline cuts, which begins with the embedding.
-    private var nextIndex: Int { layers.count + 1 }
+    var nextIndex: Int { layers.count + 1 }
 
-    private func builder(_ prefix: String, sharing: LayerSharing? = nil) -> LayerBuilder {
+    func builder(_ prefix: String, sharing: LayerSharing? = nil) -> LayerBuilder {
         LayerBuilder(
             registry: registry, prefix: prefix, layerIndex: nextIndex, inputWidth: width, defaults: defaults,
             sharing: sharing)
     }
 
-    private func append(_ layer: any HiddenLayer) {
+    func append(_ layer: any HiddenLayer) {
         layers.append(layer)
         width = layer.outputWidth
     }
@@ -67,23 +83,89 @@ final class LayerStack {
         let block = try flattened(entries)
         let (first, firstName, widthIn) = (nextIndex, nextName, width)
         let depth = block.count * settings.count
+        let signals = try settings.signals.map { reader throws(ConfigurationError) in
+            try StepSignals(reader, width: widthIn)
+        }
+        var lenders: [Int: Int] = [:]
         for application in 0..<depth {
             let place = settings.sharing.place(application, layerCount: block.count, count: settings.count)
+            if settings.hasSteps, place.layer == 0 {
+                appendStep(place.recursion, settings, signals, name: "model.layers.\(firstName)")
+            }
+            if let router = settings.router, place.layer == 0 {
+                append(router, place.recursion, firstName, block.count)
+            }
+            let prefixes = settings.prefixes(place, application: application, firstName: firstName)
             let sharing = LayerSharing(
-                isFirst: place.recursion == 0, ownPrefix: "model.layers.\(firstName + application)",
-                unshared: settings.unshared, relaxation: settings.relaxation)
-            let prefix = "model.layers.\(firstName + place.firstUse)"
-            append(try Block(block[place.layer], builder(prefix, sharing: sharing)))
+                isFirst: place.recursion == 0, ownPrefix: prefixes.own, unshared: settings.unshared,
+                relaxation: settings.relaxation, keyValues: settings.keyValues(place.recursion),
+                budget: settings.router?.budgets[place.recursion])
+            let layer = try Block(block[place.layer], builder(prefixes.shared, sharing: sharing))
+            if let lender = lenders[place.layer] { lend(layer, from: lender) }
+            if sharing.keyValues == .lent { lenders[place.layer] = nextIndex }
+            append(layer)
             if width != widthIn {
                 throw block[place.layer].error(
                     "mixer", "the shared block changes the width from \(widthIn) to \(width); every layer must keep it")
             }
         }
-        nextName = firstName + depth
+        let end = nextIndex
+        if let router = settings.router { append(router, settings.count, firstName, block.count) }
+        nextName = firstName + (settings.router.map { $0.kind == .expert ? settings.count : 1 } ?? depth)
         recursions.append(
             Recursion(
-                layers: first..<nextIndex, count: settings.count, blockLength: block.count, sharing: settings.sharing,
-                lowRankScale: settings.relaxation?.scale))
+                layers: first..<end, count: settings.count, blockLength: (end - first) / settings.count,
+                sharing: settings.sharing, lowRankScale: settings.relaxation?.scale))
+        if let halting = settings.halting { appendAnswer(halting, settings, name: "model.layers.\(firstName)") }
+    }
+
+    /// The router before a recursion, or what ends the group, with the links from the one before.
+    private func append(_ router: RouterSettings, _ recursion: Int, _ firstName: Int, _ blockLength: Int) {
+        if recursion > 0 {
+            let (from, to) = (nextIndex - 1 - blockLength, nextIndex)
+            links.append(LayerLink(from: from, to: to, port: .residual, width: width))
+            let isToken = router.kind == .token
+            if isToken || router.isWeighted {
+                links.append(
+                    LayerLink(from: from, to: to, port: .gates, width: isToken ? TokenRouter.gatesWidth(router) : 1))
+            }
+        }
+        switch router.kind {
+        case .expert:
+            append(ExpertRouter(router, recursion: recursion, builder("model.layers.\(firstName + recursion)")))
+        case .token: append(TokenRouter(router, recursion: recursion, builder("model.layers.\(firstName)")))
+        }
+    }
+
+    /// Keys and values go from a layer to the one that comes next.
+    private func lend(_ layer: Block, from lender: Int) {
+        guard let attention = layer.mixer as? AttentionMixer else { return }
+        for port in [LayerPort.keys, .values] {
+            links.append(
+                LayerLink(
+                    from: lender, to: nextIndex, port: port, width: attention.sharedWidth,
+                    extent: .history(window: attention.window)))
+        }
+    }
+
+    /// The layer before an application, which hands what it knows of halting to the next one.
+    private func appendStep(_ recursion: Int, _ settings: RecursionSettings, _ signals: StepSignals?, name: String) {
+        if settings.halting != nil, recursion > 0 { linkHalting(after: recursion - 1) }
+        lastStep = nextIndex
+        append(
+            StepLayer(
+                application: recursion, of: settings.count, signals: signals, halting: settings.halting,
+                builder(name, sharing: .all(isFirst: recursion == 0))))
+    }
+
+    private func appendAnswer(_ halting: AdaptiveHalting, _ settings: RecursionSettings, name: String) {
+        linkHalting(after: settings.count - 1)
+        append(AnswerLayer(halting, builder(name)))
+    }
+
+    private func linkHalting(after recursion: Int) {
+        let floats = AdaptiveHalting.Progress.width(hasAnswer: recursion > 0, width)
+        links.append(LayerLink(from: lastStep, to: nextIndex, port: .halting, width: floats))
     }
 
     /// The entries of a shared block with repeats written out.

@@ -9,9 +9,10 @@ import Tensors
 /// - `positions`: `rotary` (in attention layers, default) | `learned` (needs `max_positions`) | `none`.
 /// - `norm`: `rmsnorm` | `layernorm` | `none`; `final_norm` (default `norm`); `norm_epsilon` (1e-5).
 /// - `dropout` (0): embedding, residual branches; `head_dropout` (0).
-/// - `tie_embeddings` (false), `head_bias` (false), `initializer_range` (0.02),
-///   `embedding_init_range`: uniform on ±range instead of normal.
-/// - `layers`: a list of blocks (`mixer`, `mlp`, `norm`, `residual`, `dropout`) and groups; either may
+/// - `tie_embeddings` (false), `head_bias` (false); `embedding_scale` (false): embeddings times `√width`.
+/// - `initialization`: `normal` (default) | `glorot_uniform` | `takase` (`Initialization`); `initializer_range` (0.02),
+///   of `normal`; `embedding_init_range`: embedding and head uniform on ±range instead.
+/// - `layers`: a list of blocks (`mixer`, `mlp`, `norm`, `norm_placement`, `residual`, `dropout`) and groups; either may
 ///   carry `repeat: n`, and a group holds `layers` of its own, so `repeat: 2` round three LSTM blocks
 ///   and one attention block is a hybrid of eight.
 ///   A group with a `recursion` section is a shared block (`Recursion`).
@@ -34,6 +35,8 @@ public final class Model {
     public var layerCount: Int { layers.count }
     /// What layers add to the loss beside the cross-entropy, in the order of the layers.
     public let auxiliaryTerms: [AuxiliaryLosses.Key]
+    /// What layers tell of themselves in evaluation, in the order of the layers.
+    public let statisticTerms: [AuxiliaryLosses.Key]
 
     /// - Parameter dataVocabularySize: used when the configuration names none, and checked when it does.
     /// - Throws: `ConfigurationError` at the offending key.
@@ -55,13 +58,16 @@ public final class Model {
         let headDropout = try reader.double("head_dropout", default: 0, in: 0...0.99)
         let isTied = try reader.bool("tie_embeddings", default: false)
         let hasHeadBias = try reader.bool("head_bias", default: false)
-        let defaults = LayerDefaults(
+        var defaults = LayerDefaults(
             norm: NormKind(rawValue: norm)!,
             normEpsilon: try reader.double("norm_epsilon", default: 1e-5),
             dropout: dropout,
+            usesRotaryPositions: positions == "rotary",
+            initialization: try reader.choice("initialization", default: .normal),
             initializerRange: try reader.double("initializer_range", default: 0.02),
-            usesRotaryPositions: positions == "rotary")
-        var embeddingInitializer = Initializer.normal(standardDeviation: Float(defaults.initializerRange))
+            modelWidth: width)
+        let isScaled = try reader.bool("embedding_scale", default: false)
+        var embeddingInitializer = defaults.embeddingInitializer
         if reader.has("embedding_init_range") {
             embeddingInitializer = .uniform(bound: Float(try reader.double("embedding_init_range", default: nil)))
         }
@@ -74,11 +80,14 @@ public final class Model {
                 registry: registry, prefix: prefix, layerIndex: index, inputWidth: inputWidth, defaults: defaults)
         }
         embedding = EmbeddingLayer(
-            vocabularySize: vocabularySize, width: width, maximumPositions: maximumPositions,
-            initializer: embeddingInitializer, dropout: dropout, builder("model", 0, width))
+            vocabularySize: vocabularySize, width: width, scale: isScaled ? Float(width).squareRoot() : 1,
+            maximumPositions: maximumPositions, initializer: embeddingInitializer, dropout: dropout,
+            builder("model", 0, width))
 
+        let entries = try reader.sections("layers")
+        defaults.depth = try LayerStack.depth(entries)
         let stack = LayerStack(registry, defaults, width: width)
-        try stack.append(try reader.sections("layers"))
+        try stack.append(entries)
         if stack.layers.isEmpty { throw reader.error("layers", "at least one layer is needed") }
         let lastWidth = stack.width
         if isTied, lastWidth != width {
@@ -92,8 +101,7 @@ public final class Model {
             tiedTo: isTied ? "model.embed_tokens.weight" : nil, hasBias: hasHeadBias, dropout: headDropout,
             initializer: embeddingInitializer,
             builder("model", headIndex, lastWidth), builder("lm_head", headIndex, lastWidth))
-        links =
-            try LayerLink.readSkips(reader, widths: [width] + stack.layers.map(\.outputWidth)) + stack.links
+        links = try LayerLink.readSkips(reader, layers: [embedding] + stack.layers) + stack.links
         if links.count > LayerLink.countLimit {
             throw reader.error(
                 "layers", "\(links.count) connections past layers; at most \(LayerLink.countLimit) are possible")
@@ -104,13 +112,22 @@ public final class Model {
         auxiliaryTerms = hidden.flatMap { layer in
             layer.auxiliaryTerms.map { AuxiliaryLosses.Key(layer: layer.name, term: $0) }
         }
+        statisticTerms = hidden.flatMap { layer in
+            layer.statisticTerms.map { AuxiliaryLosses.Key(layer: layer.name, term: $0) }
+        }
         self.registry = registry
         self.width = width
         self.vocabularySize = vocabularySize
     }
 
+    /// Whether it has one shared block, applied as a whole again and again, which a ring of ranks can hold once.
+    public var canFormRings: Bool { recursions.count == 1 && recursions[0].sharing == .cycle }
+
     /// Width of the activation that leaves layer `index`.
     public func outputWidth(ofLayer index: Int) -> Int { layers[index].outputWidth }
+
+    /// How many blocks come before a layer: the number that files give to the state of a block.
+    public func blockNumber(ofLayer index: Int) -> Int { layers[..<index].reduce(0) { $0 + ($1 is Block ? 1 : 0) } }
 
     /// The first layer that cannot be cut into sequence chunks, with the reason.
     public var chunkingObstacle: (layer: String, reason: String)? {

@@ -12,9 +12,13 @@ public final class ParameterRegistry {
     public func parameter(named name: String) -> Parameter? { byName[name] }
 
     /// Declares a parameter and its first use.
-    public func declare(_ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool) -> ParameterUse {
+    public func declare(
+        _ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool,
+        updateRule: UpdateRule = .optimizer(rateFactor: 1)
+    ) -> ParameterUse {
         precondition(byName[name] == nil, "parameter '\(name)' declared twice")
-        let parameter = Parameter(name: name, shape: shape, initializer: initializer, decays: decays)
+        let parameter = Parameter(
+            name: name, shape: shape, initializer: initializer, decays: decays, updateRule: updateRule)
         parameters.append(parameter)
         byName[name] = parameter
         return parameter.addUse()
@@ -50,6 +54,8 @@ public final class LayerBuilder {
     /// How the layer shares its parameters with other applications of the same block; nil when it is alone.
     let sharing: LayerSharing?
     private(set) var uses: [ParameterUse] = []
+    /// Of all low-rank corrections together: floats per token kept for the backward pass, and forward FLOPs.
+    private(set) var lowRankCost = (saved: 0, flops: 0.0)
     private var nextStream = 0
     /// The builder of the mixer that this one's mixer is a part of.
     private var outer: LayerBuilder?
@@ -80,11 +86,11 @@ public final class LayerBuilder {
         return "\(prefix).\(part)"
     }
 
-    /// A matrix `[out, in]`, decayed, drawn from N(0, initializer_range) unless said otherwise.
+    /// A matrix `[out, in]`, decayed, drawn as the model's `Initialization` says unless said otherwise.
     public func matrix(_ name: String, _ rows: Int, _ columns: Int, _ initializer: Initializer? = nil) -> ParameterUse {
         tensor(
-            name, Shape(rows, columns),
-            initializer ?? .normal(standardDeviation: Float(defaults.initializerRange)), decays: true)
+            name, Shape(rows, columns), initializer ?? defaults.matrixInitializer(name, rows: rows, columns: columns),
+            decays: true)
     }
 
     /// A vector, not decayed.
@@ -108,6 +114,8 @@ public final class LayerBuilder {
     func lowRankUpdate(_ name: String, _ input: Int, _ output: Int) -> LowRankUpdate? {
         guard let sharing, let relaxation = sharing.relaxation, relaxation.adapts(name) else { return nil }
         let rank = min(relaxation.rank, input, output)
+        lowRankCost.saved += 2 * rank
+        lowRankCost.flops += Double(2 * rank * (input + output))
         let prefix = "\(sharing.ownPrefix).\(name)"
         return LowRankUpdate(
             down: keep(
@@ -116,6 +124,13 @@ public final class LayerBuilder {
                     .uniform(bound: 1 / Float(input).squareRoot()), decays: true)),
             up: keep(registry.declare("\(prefix).lora_B.weight", Shape(output, rank), .constant(0), decays: true)),
             scale: relaxation.scale)
+    }
+
+    /// A tensor that is this layer's alone and that a step changes by a rule of its own.
+    func tensor(
+        _ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool, updateRule: UpdateRule
+    ) -> ParameterUse {
+        keep(registry.declare("\(prefix).\(name)", shape, initializer, decays: decays, updateRule: updateRule))
     }
 
     public func tied(to name: String) -> ParameterUse { keep(registry.reuse(name)) }
@@ -140,17 +155,25 @@ public struct LayerDefaults: Sendable {
     public var norm: NormKind
     public var normEpsilon: Double
     public var dropout: Double
-    public var initializerRange: Double
     public var usesRotaryPositions: Bool
+    public var initialization: Initialization
+    public var initializerRange: Double
+    /// Of the embedding.
+    public var modelWidth: Int
+    /// Blocks as applied, a recurrent depth's by their mean number.
+    public var depth: Int
 
     public init(
-        norm: NormKind = .rmsNorm, normEpsilon: Double = 1e-5, dropout: Double = 0, initializerRange: Double = 0.02,
-        usesRotaryPositions: Bool = true
+        norm: NormKind = .rmsNorm, normEpsilon: Double = 1e-5, dropout: Double = 0, usesRotaryPositions: Bool = true,
+        initialization: Initialization = .normal, initializerRange: Double = 0.02, modelWidth: Int = 1, depth: Int = 1
     ) {
         self.norm = norm
         self.normEpsilon = normEpsilon
         self.dropout = dropout
-        self.initializerRange = initializerRange
         self.usesRotaryPositions = usesRotaryPositions
+        self.initialization = initialization
+        self.initializerRange = initializerRange
+        self.modelWidth = modelWidth
+        self.depth = depth
     }
 }

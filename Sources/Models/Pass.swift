@@ -60,10 +60,13 @@ public struct Pass {
     public var positions: [Int32]? = nil
     /// Where layers report what they add to the loss; nil outside training.
     public let auxiliary: AuxiliaryLosses?
+    /// Where layers report what they did; nil outside evaluation.
+    public let statistics: LayerStatistics?
 
     public init(
         tape: Tape, batch: Int, time: Int, positionOffset: Int = 0, seed: UInt64 = 0, step: Int = 0,
-        samples: [UInt32], isTraining: Bool, isGenerating: Bool = false, auxiliary: AuxiliaryLosses? = nil
+        samples: [UInt32], isTraining: Bool, isGenerating: Bool = false, auxiliary: AuxiliaryLosses? = nil,
+        statistics: LayerStatistics? = nil
     ) {
         self.tape = tape
         self.batch = batch
@@ -75,6 +78,7 @@ public struct Pass {
         self.isTraining = isTraining
         self.isGenerating = isGenerating
         self.auxiliary = auxiliary
+        self.statistics = statistics
     }
 
     /// The pass that the rows of a selection make; the same one without a selection.
@@ -92,7 +96,7 @@ public struct Pass {
         self.init(
             tape: tape, batch: other.batch, time: time, positionOffset: other.positionOffset, seed: other.seed,
             step: other.step, samples: other.samples, isTraining: other.isTraining, isGenerating: other.isGenerating,
-            auxiliary: other.auxiliary)
+            auxiliary: other.auxiliary, statistics: other.statistics)
         positions = other.positions
     }
 
@@ -133,5 +137,30 @@ public final class AuxiliaryLosses {
     /// - Parameter value: the micro-batch's, coefficient included.
     func report(_ value: Double, _ term: String, of layer: String) {
         values[Key(layer: layer, term: term)] = value
+    }
+}
+
+/// What the layers of one unit of work tell of themselves, as means over its positions.
+public final class LayerStatistics {
+    public struct Sum: Sendable, Equatable {
+        public var total = 0.0
+        public var count = 0
+
+        public init() {}
+
+        public static func += (sum: inout Sum, other: Sum) {
+            sum.total += other.total
+            sum.count += other.count
+        }
+    }
+
+    public private(set) var values: [AuxiliaryLosses.Key: Sum] = [:]
+
+    public init() {}
+
+    func report(sum: Double, count: Int, _ term: String, of layer: String) {
+        var value = Sum()
+        (value.total, value.count) = (sum, count)
+        values[AuxiliaryLosses.Key(layer: layer, term: term)] = value
     }
 }

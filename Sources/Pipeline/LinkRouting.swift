@@ -7,7 +7,7 @@ public struct LinkRouting: Hashable, Sendable {
     /// Per link of the model, its edge number; nil inside one stage.
     let edgeOfLink: [Int?]
     /// Per edge number less 1, the link.
-    let linkOfEdge: [Int]
+    public let linkOfEdge: [Int]
 
     public init(_ links: [LayerLink], stageLayers: [Range<Int>]) {
         func stage(_ layer: Int) -> Int { stageLayers.firstIndex { $0.contains(layer) }! }

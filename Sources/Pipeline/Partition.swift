@@ -117,7 +117,7 @@ public struct Partition: Hashable, Sendable {
 
     /// The smallest possible maximum of `cost(stage, first layer, layer count)` over all cuts and the first cut, in
     /// the order of the list of counts, that reaches it; nil when every cut contains an infinite cost.
-    private static func smallestMaximum(
+    static func smallestMaximum(
         _ layerCount: Int, _ stageCount: Int, cost: (Int, Int, Int) -> Double
     ) -> (value: Double, counts: [Int])? {
         // rest[s][i]: best maximum for the layers from i on in the stages from s on.

@@ -8,12 +8,14 @@ public enum PlacementKind: String, CaseIterable, Sendable {
     case interleaved
     /// Two stages per rank, down and back up.
     case vShape = "v_shape"
+    /// Dealt out in turn too, to one or several rings of ranks, not everywhere the same number.
+    case ring
 
     /// Stages per rank: `requested`, or what is usual when nil. Nil when this placement cannot have so many.
     public func virtualStages(_ requested: Int?) -> Int? {
         switch self {
         case .contiguous: requested ?? 1 == 1 ? 1 : nil
-        case .interleaved: requested ?? 2 >= 1 ? requested ?? 2 : nil
+        case .interleaved, .ring: requested ?? 2 >= 1 ? requested ?? 2 : nil
         case .vShape: requested ?? 2 == 2 ? 2 : nil
         }
     }
@@ -27,6 +29,7 @@ public enum PlacementKind: String, CaseIterable, Sendable {
         case .contiguous: .contiguous(stageCount: rankCount)
         case .interleaved: .interleaved(rankCount: rankCount, virtualStages: virtualStages)
         case .vShape: .vShape(rankCount: rankCount)
+        case .ring: .ring(stageCount: rankCount * virtualStages, rankCount: rankCount)
         }
     }
 }
@@ -55,6 +58,27 @@ public struct Placement: Hashable, Sendable {
     /// Stages `r` and `2p−1−r` on rank `r`: down the ranks and back up, so that input and loss share rank 0.
     public static func vShape(rankCount: Int) -> Placement {
         Placement(ranks: Array(0..<rankCount) + (0..<rankCount).reversed())
+    }
+
+    /// The placement of recursions through shared layers: with `n = p / ringCount` ranks per ring, `n` stages after
+    /// each other make a lap, one recursion or an equal part of it, so that a slice of the shared layers comes back
+    /// to the rank that has it. Laps are shared out evenly over the rings, consecutive ones to the same ring, the
+    /// earlier rings taking one more; `ringCount` 1 keeps every parameter on one rank. Stages beyond the last whole lap
+    /// go on around the last ring: one more lies on its first rank.
+    ///
+    /// - Precondition: `ringCount` divides `rankCount`; at least one stage per rank.
+    public static func ring(stageCount: Int, rankCount: Int, ringCount: Int = 1) -> Placement {
+        require(
+            ringCount >= 1 && rankCount >= 1 && rankCount % ringCount == 0 && stageCount >= rankCount,
+            "Placement: got \(stageCount) stages for \(ringCount) rings of \(rankCount) ranks in all; expected a stage "
+                + "per rank, and equal rings")
+        let ringSize = rankCount / ringCount
+        let lapCount = stageCount / ringSize
+        return Placement(
+            ranks: (0..<stageCount).map { stage in
+                let (lap, place) = stage.quotientAndRemainder(dividingBy: ringSize)
+                return min(lap * ringCount / lapCount, ringCount - 1) * ringSize + place
+            })
     }
 
     /// Whether a list is a placement: not empty, no rank skipped.

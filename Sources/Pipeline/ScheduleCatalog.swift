@@ -5,6 +5,7 @@ public enum ScheduleCatalog {
         OneForwardOneBackward.self,
         Interleaved.self,
         BreadthFirst.self,
+        ZeroBubbleInterleaved.self,
         ZeroBubbleH1.self,
         ZeroBubbleH2.self,
         ZeroBubbleV.self,
@@ -28,35 +29,59 @@ public enum ScheduleCatalog {
             name: name, shape: shape, placement: placement, ranks: ranks, peakUnits: ranks.map(peakUnits))
     }
 
-    /// The kind of placement that a schedule has; nil when there is no such schedule.
-    public static func placementKind(_ name: String) -> PlacementKind? {
-        generators.first { $0.name == name }?.placement
+    /// The kinds of placement that a schedule can have, its own choice first; empty when there is no such schedule.
+    public static func placementKinds(_ name: String) -> [PlacementKind] {
+        generators.first { $0.name == name }?.placements ?? []
     }
 
+    /// The kind of placement that a schedule has unless asked for another; nil when there is no such schedule.
+    public static func placementKind(_ name: String) -> PlacementKind? { placementKinds(name).first }
+
     /// Where a schedule puts its stages, and so how many there are; the schedule itself is not made.
-    /// - Throws: `ScheduleError.unknownSchedule`; `.unsupported` when the request's placement or number of stages per
-    ///   rank is not one the schedule can have.
+    /// - Throws: `ScheduleError.unknownSchedule`; `.unsupported` when the request's placement, number of stages or
+    ///   number of rings is not one the schedule can have.
     public static func placement(_ name: String, _ request: ScheduleRequest) throws(ScheduleError) -> Placement {
-        let kind = try generator(name).placement
-        guard request.placement ?? kind == kind else {
-            let others = generators.filter { $0.placement == request.placement }.map { $0.name }
+        let kinds = try generator(name).placements
+        let kind = request.placement ?? kinds[0]
+        guard kinds.contains(kind) else {
+            let others = generators.filter { $0.placements.contains(kind) }.map { $0.name }
             throw .unsupported(
                 schedule: name,
                 reason:
-                    "needs placement \(kind.rawValue), got \(request.placement!.rawValue); leave the placement out, "
+                    "needs placement \(kinds.map(\.rawValue).joined(separator: " or ")), got \(kind.rawValue); leave the placement out, "
                     + "or choose a schedule that has it: \(others.joined(separator: ", "))")
         }
         guard let virtualStages = kind.virtualStages(request.virtualStages) else {
             let expected =
                 switch kind {
                 case .contiguous: "1, as it has one stage per rank; interleaved and breadth_first take more"
-                case .interleaved: "1 or more"
+                case .interleaved, .ring: "1 or more"
                 case .vShape: "2, as each rank has two stages"
                 }
             throw .unsupported(
                 schedule: name, reason: "got virtual_stages \(request.virtualStages!); expected \(expected)")
         }
-        return kind.placement(rankCount: request.rankCount, virtualStages: virtualStages)
+        guard kind == .ring else {
+            guard request.stageCount == nil, request.ringCount == 1 else {
+                throw .unsupported(
+                    schedule: name,
+                    reason:
+                        "got a number of stages or rings, which placement \(kind.rawValue) fixes; only ring takes one")
+            }
+            return kind.placement(rankCount: request.rankCount, virtualStages: virtualStages)
+        }
+        let stageCount = request.stageCount ?? request.rankCount * virtualStages
+        guard stageCount >= request.rankCount else {
+            throw .unsupported(
+                schedule: name, reason: "got \(stageCount) stages; expected one per rank at least, \(request.rankCount)"
+            )
+        }
+        guard request.ringCount >= 1, request.rankCount % request.ringCount == 0 else {
+            throw .unsupported(
+                schedule: name,
+                reason: "got \(request.ringCount) rings; expected a number that divides the \(request.rankCount) ranks")
+        }
+        return .ring(stageCount: stageCount, rankCount: request.rankCount, ringCount: request.ringCount)
     }
 
     /// Forward only; nothing is recorded. A unit that has come further goes first, so that results leave early.

@@ -21,8 +21,12 @@ public struct ScheduleRequest: Hashable, Sendable {
     public var rankCount: Int
     /// Stages per rank, `v` in the formulas; nil leaves it to the schedule (1; 2 where a rank has several).
     public var virtualStages: Int?
-    /// Nil leaves it to the schedule; otherwise it must be the schedule's own.
+    /// Nil leaves it to the schedule; otherwise it must be one the schedule can have.
     public var placement: PlacementKind?
+    /// Of a ring, whose ranks need not have equally many: instead of `virtualStages`.
+    public var stageCount: Int?
+    /// Rings that the ranks of placement `ring` form.
+    public var ringCount: Int
     /// `m` in the formulas.
     public var microBatchCount: Int
     /// Slices of the sequence axis per micro-batch, `k` in the formulas.
@@ -32,12 +36,15 @@ public struct ScheduleRequest: Hashable, Sendable {
     public var forwardOnly: Set<Int>
 
     public init(
-        rankCount: Int, virtualStages: Int? = nil, placement: PlacementKind? = nil, microBatchCount: Int,
-        chunkCount: Int = 1, rematerialization: Rematerialization = .never, forwardOnly: Set<Int> = []
+        rankCount: Int, virtualStages: Int? = nil, placement: PlacementKind? = nil, stageCount: Int? = nil,
+        ringCount: Int = 1, microBatchCount: Int, chunkCount: Int = 1,
+        rematerialization: Rematerialization = .never, forwardOnly: Set<Int> = []
     ) {
         self.rankCount = rankCount
         self.virtualStages = virtualStages
         self.placement = placement
+        self.stageCount = stageCount
+        self.ringCount = ringCount
         self.microBatchCount = microBatchCount
         self.chunkCount = chunkCount
         self.rematerialization = rematerialization
@@ -58,7 +65,8 @@ public struct ScheduleRequest: Hashable, Sendable {
 public protocol ScheduleGenerator: SendableMetatype {
     /// The value of `parallel.schedule`.
     static var name: String { get }
-    static var placement: PlacementKind { get }
+    /// Those it can have; the first is its own choice.
+    static var placements: [PlacementKind] { get }
     /// Compute actions of each rank, every forward recorded.
     static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]]
 }

@@ -109,6 +109,9 @@ public final class StageRuntime {
     /// Per auxiliary term of the model, its value in each unit of the batch.
     private var auxiliary: [AuxiliaryLosses.Key: [Double]] = [:]
 
+    /// Per statistic of the model, its sums in each unit of the batch.
+    private var statistics: [AuxiliaryLosses.Key: [LayerStatistics.Sum]] = [:]
+
     private var live: [UnitOfWork: LiveUnit] = [:]
     /// Activations and gradients that wait for their consumer or for their send to complete.
     private var mailbox: [Slot: Parcel] = [:]
@@ -163,6 +166,7 @@ public final class StageRuntime {
         self.lossScale = lossScale
         losses = Array(repeating: nil, count: cut.microBatchCount * cut.chunkCount)
         auxiliary.removeAll(keepingCapacity: true)
+        statistics.removeAll(keepingCapacity: true)
         if keepsCarryAcrossBatches { dropRestartedRows() } else { batchCarry.removeAll() }
     }
 
@@ -182,6 +186,11 @@ public final class StageRuntime {
         model.auxiliaryTerms.map { term in
             (auxiliary[term] ?? []).reduce(0, +) / Double(cut.totalMicroBatchCount)
         }
+    }
+
+    /// For each of the model's statistics the sum over this rank's units of an evaluation, in micro-batch, then chunk order.
+    public var statisticTotals: [LayerStatistics.Sum] {
+        model.statisticTerms.map { term in (statistics[term] ?? []).reduce(into: .init()) { $0 += $1 } }
     }
 
     /// Ends the batch: state for the next one moves in, and nothing may be left over.
@@ -262,6 +271,9 @@ public final class StageRuntime {
         for (term, value) in pass.auxiliary?.values ?? [:] {
             auxiliary[term, default: Array(repeating: 0, count: losses.count)][place] = value
         }
+        for (term, value) in pass.statistics?.values ?? [:] {
+            statistics[term, default: Array(repeating: .init(), count: losses.count)][place] = value
+        }
     }
 
     private func pass(_ unit: UnitOfWork, _ tape: Tape) -> Pass {
@@ -270,7 +282,8 @@ public final class StageRuntime {
         return Pass(
             tape: tape, batch: rows.count, time: positions.count, positionOffset: positions.lowerBound, seed: seed,
             step: stepNumber, samples: rows.map(UInt32.init), isTraining: isTraining,
-            auxiliary: isTraining ? AuxiliaryLosses(scale: Float(1 / Double(cut.totalMicroBatchCount))) : nil)
+            auxiliary: isTraining ? AuxiliaryLosses(scale: Float(1 / Double(cut.totalMicroBatchCount))) : nil,
+            statistics: isTraining ? nil : LayerStatistics())
     }
 
     private func tokens(_ all: [Int32], _ rows: Range<Int>, _ positions: Range<Int>) -> [Int32] {

@@ -57,14 +57,12 @@ public struct TiedGradients {
             }
         }
         try Request.waitAll(requests)
+        // The first slot takes the sum: nobody needs it by itself any more.
         return slots.mapValues { slots in
-            guard slots.count > 1 else { return slots[0] }
-            let total = TensorPiece(holding: slots[0].range, context.tensor(Shape(slots[0].count), .gradients))
-            total.tensor.copy(from: slots[0].pointer, count: total.count)
             for slot in slots.dropFirst() {
-                Elementwise.add(slot.pointer, to: total.pointer, count: total.count, threads: context.threads)
+                Elementwise.add(slot.pointer, to: slots[0].pointer, count: slots[0].count, threads: context.threads)
             }
-            return total
+            return slots[0]
         }
     }
 }

@@ -21,6 +21,12 @@ public struct ParameterStream {
             value.pointer, deviation: standardDeviation, stream: stream, count: value.count, threads: threads)
     }
 
+    /// The same, cut off at three standard deviations.
+    public func truncatedNormal(into value: Tensor, standardDeviation: Float) {
+        Philox.fillTruncatedNormal(
+            value.pointer, deviation: standardDeviation, stream: stream, count: value.count, threads: threads)
+    }
+
     /// Uniform on `(-bound, bound)`.
     public func uniform(into value: Tensor, bound: Float) {
         Philox.fillUniform(

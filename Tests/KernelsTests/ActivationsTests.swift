@@ -120,6 +120,20 @@ import Testing
         #expect(y[0] == 0)
     }
 
+    @Test(arguments: awkwardSizes)
+    func glu(count: Int) {
+        let gate = randomFloats(count, seed: 14, scale: 6), up = randomFloats(count, seed: 15)
+        let dy = randomFloats(count, seed: 16)
+        var y = zeros(count), dGate = zeros(count), dUp = zeros(count)
+        Activations.glu(gate: gate, up: up, into: &y, count: count, threads: onePool)
+        Activations.gluBackward(dy, gate: gate, up: up, dGate: &dGate, dUp: &dUp, count: count, threads: onePool)
+        let s = gate.map { 1 / (1 + exp(-Double($0))) }
+        #expect(relativeError(y, (0..<count).map { s[$0] * Double(up[$0]) }) < 2e-7)
+        #expect(relativeError(dUp, (0..<count).map { s[$0] * Double(dy[$0]) }) < 2e-7)
+        let slopes = (0..<count).map { s[$0] * (1 - s[$0]) * Double(up[$0]) * Double(dy[$0]) }
+        #expect(relativeError(dGate, slopes) < 3e-7)
+    }
+
     /// Relative accuracy holds in both tails, and the ends are the right ones.
     @Test func softplusAndLogSigmoid() {
         let x: [Float] =

@@ -58,6 +58,23 @@ import Testing
         }
     }
 
+    @Test(arguments: [1, 2, 3, 4], [1, 2, 3, 4]) func zeroBubbleInterleaved(v: Int, k: Int) throws {
+        for p in Self.rankCounts {
+            for m in Self.microBatchCounts where m >= p {
+                for durations in Self.durations {
+                    let (f, i, w) = (durations.f, durations.i, durations.w)
+                    let found = try Self.simulate("zb_interleaved", p, v: v, m, k, durations)
+                    #expect(
+                        Self.isClose(found.bubble, Double(p - 1) * max(f, f + i - w) / Double(v * k)),
+                        "p\(p) m\(m) \(durations): \(found.bubble)")
+                    let groups = max(1, m / ((p + k - 1) / k))
+                    let peak = min(p - 1 + (v - 1) * ((m + groups - 1) / groups * k) + k, m * k * v)
+                    #expect(found.simulation.ranks.allSatisfy { $0.peakUnits == peak }, "p\(p) m\(m)")
+                }
+            }
+        }
+    }
+
     @Test(arguments: [1, 2, 3, 4]) func oneStageIs1F1B(k: Int) throws {
         for p in Self.rankCounts {
             for m in Self.microBatchCounts where m * k >= p {

@@ -4,10 +4,8 @@ import Testing
 /// What holds for every generator.
 @Suite struct ScheduleGeneratorTests {
     /// Requests that reach odd, indivisible and tiny cases.
-    static func requests(_ name: String) throws -> [ScheduleRequest] {
-        let takesStages =
-            try ScheduleCatalog.placement(name, ScheduleRequest(rankCount: 2, microBatchCount: 1))
-            == .interleaved(rankCount: 2, virtualStages: 2)
+    static func requests(_ name: String) -> [ScheduleRequest] {
+        let takesStages = ScheduleCatalog.placementKind(name) == .interleaved
         return [1, 2, 3, 4, 5, 8].flatMap { p in
             [1, 2, 3, 5, 8, 13, 17].flatMap { m in
                 [1, 2, 3].flatMap { k in
@@ -20,7 +18,7 @@ import Testing
     }
 
     @Test(arguments: ScheduleCatalog.names) func everySizeIsProvedLoweredAndTimed(name: String) throws {
-        for request in try Self.requests(name) {
+        for request in Self.requests(name) {
             let schedule = try ScheduleCatalog.training(name, request)
             try Verifier.verify(schedule)
             let lowered = try Lowering.lower(schedule)
@@ -35,7 +33,7 @@ import Testing
 
     @Test(arguments: ScheduleCatalog.names, [Rematerialization.always, .exceptLast])
     func rematerializedSchedulesAreProved(name: String, mode: Rematerialization) throws {
-        for var request in try Self.requests(name) where request.microBatchCount <= 5 {
+        for var request in Self.requests(name) where request.microBatchCount <= 5 {
             request.rematerialization = mode
             let schedule = try ScheduleCatalog.training(name, request)
             try Verifier.verify(schedule)
@@ -45,11 +43,56 @@ import Testing
         }
     }
 
+    static let ringSchedules = ScheduleCatalog.names.filter { ScheduleCatalog.placementKinds($0).contains(.ring) }
+
+    /// Laps that are not full, several rings, fewer micro-batches than ranks, forward-only laps.
+    @Test(arguments: ringSchedules) func ringsAreProvedLoweredAndTimed(name: String) throws {
+        for (p, rings) in [(1, 1), (2, 1), (3, 1), (4, 1), (7, 1), (2, 2), (4, 2), (6, 3)] {
+            for stages in Set([p, p + 1, 2 * p + 1, 3 * p - 1, 3 * p, 4 * p + 3]) where stages >= p {
+                for (m, k) in [(1, 1), (3, 1), (2, 3), (p, 1), (2 * p + 1, 1), (13, 2)] {
+                    let request = ScheduleRequest(
+                        rankCount: p, placement: .ring, stageCount: stages, ringCount: rings, microBatchCount: m,
+                        chunkCount: k, rematerialization: m == 3 ? .always : .never,
+                        forwardOnly: m == p ? Set(0..<stages / 2) : [])
+                    let schedule = try ScheduleCatalog.training(name, request)
+                    try Verifier.verify(schedule)
+                    try Verifier.verify(Lowering.lower(schedule))
+                    let simulation = try Simulator.simulate(schedule, .uniform(stageCount: stages))
+                    #expect(simulation.ranks.map(\.peakUnits) == schedule.peakUnits, "\(request)")
+                }
+            }
+        }
+    }
+
+    @Test(arguments: ringSchedules) func everyRingComputesTheSame(name: String) throws {
+        for (p, stages, rings, m, k) in [(2, 5, 1, 3, 2), (3, 7, 1, 2, 1), (4, 9, 2, 5, 1)] {
+            let schedule = try ScheduleCatalog.training(
+                name,
+                ScheduleRequest(
+                    rankCount: p, placement: .ring, stageCount: stages, ringCount: rings, microBatchCount: m,
+                    chunkCount: k))
+            #expect(
+                try InterpreterTests.gradients(Lowering.lower(schedule)) == InterpreterTests.reference(schedule.shape))
+        }
+    }
+
     @Test func placementsHaveTheirNames() throws {
         #expect(Placement.contiguous(stageCount: 3).ranks == [0, 1, 2])
         #expect(Placement.interleaved(rankCount: 2, virtualStages: 3).ranks == [0, 1, 0, 1, 0, 1])
         #expect(Placement.vShape(rankCount: 3).ranks == [0, 1, 2, 2, 1, 0])
-        #expect(PlacementKind.allCases.map(\.rawValue) == ["contiguous", "interleaved", "v_shape"])
+        #expect(PlacementKind.allCases.map(\.rawValue) == ["contiguous", "interleaved", "v_shape", "ring"])
+        // A last stage on the home rank; two rings of two laps each, and of two and one; three more stages.
+        #expect(Placement.ring(stageCount: 7, rankCount: 3).ranks == [0, 1, 2, 0, 1, 2, 0])
+        #expect(Placement.ring(stageCount: 8, rankCount: 4, ringCount: 2).ranks == [0, 1, 0, 1, 2, 3, 2, 3])
+        #expect(Placement.ring(stageCount: 7, rankCount: 4, ringCount: 2).ranks == [0, 1, 0, 1, 2, 3, 2])
+        #expect(Placement.ring(stageCount: 6, rankCount: 3, ringCount: 3).ranks == [0, 0, 1, 1, 2, 2])
+        for p in 1...6 {
+            for v in 1...3 {
+                #expect(
+                    Placement.ring(stageCount: v * p, rankCount: p) == .interleaved(rankCount: p, virtualStages: v))
+                #expect(Placement.ring(stageCount: p, rankCount: p, ringCount: p) == .contiguous(stageCount: p))
+            }
+        }
         #expect(
             try ScheduleCatalog.placement("interleaved", ScheduleRequest(rankCount: 2, microBatchCount: 1))
                 == .interleaved(rankCount: 2, virtualStages: 2))
@@ -73,7 +116,25 @@ import Testing
         #expect(
             Self.message("zb_h1", ScheduleRequest(rankCount: 2, placement: .interleaved, microBatchCount: 1))
                 == "schedule 'zb_h1' needs placement contiguous, got interleaved; leave the placement out, or choose a "
-                + "schedule that has it: interleaved, breadth_first")
+                + "schedule that has it: interleaved, breadth_first, zb_interleaved")
+        #expect(
+            Self.message("interleaved", ScheduleRequest(rankCount: 2, placement: .vShape, microBatchCount: 1))
+                == "schedule 'interleaved' needs placement interleaved or ring, got v_shape; leave the placement out, or "
+                + "choose a schedule that has it: zb_v, v_half, v_min, dualpipe_v")
+        #expect(
+            Self.message("interleaved", ScheduleRequest(rankCount: 2, stageCount: 5, microBatchCount: 1))
+                == "schedule 'interleaved' got a number of stages or rings, which placement interleaved fixes; only ring "
+                + "takes one")
+        func ring(stages: Int?, rings: Int) -> String {
+            Self.message(
+                "breadth_first",
+                ScheduleRequest(
+                    rankCount: 4, placement: .ring, stageCount: stages, ringCount: rings, microBatchCount: 1))
+        }
+        #expect(ring(stages: 3, rings: 1) == "schedule 'breadth_first' got 3 stages; expected one per rank at least, 4")
+        #expect(
+            ring(stages: nil, rings: 3)
+                == "schedule 'breadth_first' got 3 rings; expected a number that divides the 4 ranks")
     }
 
     @Test(arguments: ScheduleCatalog.names) func everyScheduleComputesTheSame(name: String) throws {

@@ -135,12 +135,18 @@ import Testing
     }
 
     /// Every example is legal, with and without communication, and takes the time that its comment says.
-    @Test(arguments: [("one_forward_one_backward", 18.0), ("split_backward", 14), ("v_shape_with_skip", 17)])
+    @Test(arguments: [
+        ("one_forward_one_backward", 18.0), ("ring_with_home", 14), ("split_backward", 14), ("v_shape_with_skip", 17),
+    ])
     func examplesAreLegal(name: String, makespan: Double) throws {
         let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
             .deletingLastPathComponent().appending(path: "configs/schedules")
         let names = try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted()
-        #expect(names == ["one_forward_one_backward.sched", "split_backward.sched", "v_shape_with_skip.sched"])
+        #expect(
+            names == [
+                "one_forward_one_backward.sched", "ring_with_home.sched", "split_backward.sched",
+                "v_shape_with_skip.sched",
+            ])
         let text = try String(contentsOf: folder.appending(path: name + ".sched"), encoding: .utf8)
         let file = try ScheduleFile(path: name, text: text)
         try file.verify()

@@ -202,6 +202,20 @@ public struct SequenceMixerLaws {
         }
     }
 
+    /// For mixers that look ahead: changing token `t` leaves outputs before `start` bitwise alone, and reaches `start`.
+    public func checkReach(of t: Int, startsAt start: Int) {
+        var problem = bench.problem(batch: 1, time: 20, past: 0, seed: 51)
+        let width = bench.mixer.outputWidth
+        let before = bench.run(problem, withGradients: false).output
+        for i in 0..<bench.width { problem.x[t * bench.width + i] += 0.5 }
+        let after = bench.run(problem, withGradients: false).output
+        assertSameBits("outputs before \(start)", Array(before[..<(start * width)]), Array(after[..<(start * width)]))
+        let first = start * width..<(start + 1) * width
+        if Array(before[first]) == Array(after[first]) {
+            Issue.record("a change at \(t) does not reach output \(start)")
+        }
+    }
+
     /// A sequence alone = the same sequence in a batch, bitwise.
     public func checkRowsAreIndependent() {
         let (batch, time) = (3, 63)

@@ -29,7 +29,7 @@ import Training
     static func layouts(_ name: String) -> [(ranks: Int, virtualStages: Int?)] {
         switch ScheduleCatalog.placementKind(name)! {
         case .contiguous: [(1, nil), (2, nil), (3, nil), (5, nil)]
-        case .interleaved: [(1, 3), (2, 2), (3, 4), (4, 3)]
+        case .interleaved, .ring: [(1, 3), (2, 2), (3, 4), (4, 3)]
         case .vShape: [(1, nil), (2, nil), (3, nil), (6, nil)]
         }
     }

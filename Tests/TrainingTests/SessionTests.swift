@@ -283,7 +283,7 @@ import Training
             "the plan has 3 stages but the job has 2 ranks; start 3 ranks (mpirun -n 3, or --local-ranks 3), or set parallel.stages=auto"
         ),
         (1, ["chunks": "12"], "parallel.chunks 12 exceeds train.sequence_length 11; use at most 11 chunks"),
-        (1, ["rematerialize": "[6]"], "parallel.rematerialize names layer 6; blocks are layers 1 to 5"),
+        (1, ["rematerialize": "[6]"], "parallel.rematerialize names layer 6, which is no block; the layers are 1 to 5"),
         (
             1, ["schedule": "/nowhere/mine.sched"],
             "schedule /nowhere/mine.sched does not exist; parallel.schedule starts at the configuration's folder"

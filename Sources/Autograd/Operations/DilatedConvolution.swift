@@ -28,11 +28,12 @@ extension Tape {
 
         // [taps, dilation·C] and [dilation·C]: each copy of the channels has the same taps.
         let byTap = context.tensor(Shape(taps, wide)), shifts = context.tensor(Shape(wide))
+        // Pointers before the loops: a look-up through a parameter's use costs more than the copy.
+        let (from, fromBias) = (weight.value.pointer, bias.value.pointer),
+            (to, toBias) = (byTap.pointer, shifts.pointer)
         for i in 0..<wide {
-            for tap in 0..<taps {
-                byTap.pointer[tap * wide + i] = weight.value.pointer[i % channels * taps + tap]
-            }
-            shifts.pointer[i] = bias.value.pointer[i % channels]
+            for tap in 0..<taps { to[tap * wide + i] = from[i % channels * taps + tap] }
+            toBias[i] = fromBias[i % channels]
         }
         let input = resized(x.value, batch: batch, from: time * channels, to: rows * wide)
         let history = past?.value
@@ -61,9 +62,7 @@ extension Tape {
             ShortConvolutionKernel.inputGradient(
                 dPre.pointer, weight: byTap.pointer, into: dRows.pointer, dPast: dPast?.pointer, shape: shape,
                 threads: self.threads)
-            // A copy even where nothing is cut off: the carry's gradient is added to it.
-            let dx = self.context.tensor(x.shape)
-            dx.copy(from: self.resized(dRows, batch: batch, from: rows * wide, to: time * channels))
+            let dx = self.resized(dRows, batch: batch, from: rows * wide, to: time * channels).reshaped(x.shape)
             if let dNext {
                 ShortConvolutionKernel.carryGradient(
                     dNext.pointer, addingTo: dx.pointer, dPast: dPast?.pointer, shape: tokens)
@@ -79,9 +78,10 @@ extension Tape {
                     dPre.pointer, rows: batch * rows, columns: wide, accumulate: false, into: perShift.pointer,
                     threads: threads)
                 let dWeight = weight.gradient(context).pointer, dBias = bias.gradient(context).pointer
+                let (copies, shifts) = (perCopy.pointer, perShift.pointer)
                 for i in 0..<wide {
-                    for tap in 0..<taps { dWeight[i % channels * taps + tap] += perCopy.pointer[tap * wide + i] }
-                    dBias[i % channels] += perShift.pointer[i]
+                    for tap in 0..<taps { dWeight[i % channels * taps + tap] += copies[tap * wide + i] }
+                    dBias[i % channels] += shifts[i]
                 }
             }
         }

@@ -43,6 +43,25 @@ extension Tape {
         return result
     }
 
+    /// `σ(gate) ⊙ up`, element-wise (arXiv 1612.08083).
+    public func glu(gate: Variable, up: Variable) -> Variable {
+        require(gate.value.count == up.value.count, "glu: \(gate.shape) and \(up.shape)")
+        let y = context.tensor(up.shape)
+        Activations.glu(
+            gate: gate.value.pointer, up: up.value.pointer, into: y.pointer, count: y.count, threads: threads)
+        let result = output(y, from: gate, up)
+        record(result) { dy in
+            let dGate = self.context.tensor(gate.shape)
+            let dUp = self.context.tensor(up.shape)
+            Activations.gluBackward(
+                dy.pointer, gate: gate.value.pointer, up: up.value.pointer, dGate: dGate.pointer, dUp: dUp.pointer,
+                count: dy.count, threads: self.threads)
+            gate.accumulate(dGate, self.context)
+            up.accumulate(dUp, self.context)
+        }
+        return result
+    }
+
     /// `a ⊙ b`, equal shapes.
     public func multiply(_ a: Variable, _ b: Variable) -> Variable {
         require(a.value.count == b.value.count, "multiply: \(a.shape) and \(b.shape)")

@@ -24,6 +24,52 @@ extension Tape {
         return result
     }
 
+    /// `y = x Wᵀ + b + s · (x Aᵀ) Bᵀ`: a matrix with a low-rank correction that is never formed (arXiv 2106.09685).
+    ///
+    /// Keeps `x` and `x Aᵀ`.
+    /// - Parameters:
+    ///   - x: `[R, in]`.
+    ///   - weight: `[out, in]`. - bias: `[out]`.
+    ///   - down: `A [r, in]`. - up: `B [out, r]`. - scale: `s`.
+    /// - Returns: `[R, out]`.
+    public func linear(
+        _ x: Variable, weight: ParameterUse, bias: ParameterUse?, down: ParameterUse, up: ParameterUse, scale: Float
+    ) -> Variable {
+        let (rows, input, output, rank) = (x.value.rows, x.value.width, weight.shape[0], down.shape[0])
+        require(
+            weight.shape[1] == input && down.shape[1] == input && up.shape.dimensions == [output, rank],
+            "linear '\(weight.parameter.name)': x is \(x.shape), weight \(weight.shape), A \(down.shape), B \(up.shape)"
+        )
+        let narrow = context.tensor(Shape(rows, rank))
+        GEMM.multiply(
+            x.value.pointer, lda: input, down.value.pointer, transposeB: true, ldb: input, m: rows, n: rank, k: input,
+            accumulate: false, into: narrow.pointer, ldc: rank, threads: threads)
+        Elementwise.scale(narrow.pointer, by: scale, into: narrow.pointer, count: narrow.count, threads: threads)
+        let y = context.tensor(Shape(rows, output))
+        GEMM.multiply(
+            x.value.pointer, lda: input, weight.value.pointer, transposeB: true, ldb: input, m: rows, n: output,
+            k: input, accumulate: false, bias: bias.map { UnsafePointer($0.value.pointer) }, into: y.pointer,
+            ldc: output, threads: threads)
+        GEMM.multiply(
+            narrow.pointer, lda: rank, up.value.pointer, transposeB: true, ldb: rank, m: rows, n: output, k: rank,
+            accumulate: true, into: y.pointer, ldc: output, threads: threads)
+        let result = self.output(y, from: x, hasParameters: true)
+        record(result) { dy in
+            let dNarrow = self.context.tensor(Shape(rows, rank))
+            GEMM.multiply(
+                dy.pointer, lda: output, up.value.pointer, ldb: rank, m: rows, n: rank, k: output, accumulate: false,
+                into: dNarrow.pointer, ldc: rank, threads: self.threads)
+            Elementwise.scale(
+                dNarrow.pointer, by: scale, into: dNarrow.pointer, count: dNarrow.count, threads: self.threads)
+            self.multiplyGradient(dy, weight: weight, into: x)
+            self.multiplyGradient(dNarrow, weight: down, into: x)
+            self.postponeLinearWeightGradient(dy, x.value, weight: weight, bias: bias)
+            self.postponeLinearWeightGradient(dNarrow, x.value, weight: down, bias: nil)
+            self.postponeLinearWeightGradient(dy, narrow, weight: up, bias: nil)
+        }
+        return result
+    }
+
     /// `x Wᵀ + b` whose columns go to several variables: the rows of `weight` in pieces of `widths`, in order.
     ///
     /// - Parameters:

@@ -18,12 +18,15 @@ public struct MovingAverageParameters {
     /// `p = σ(delta)`, `decay = 1 − p σ(alpha)`, `input = p·beta`, `output = gamma / √N`, each `[N, D]`, then `omega`.
     func writeCoefficients(to target: UnsafeMutablePointer<Float>) {
         let (D, N) = (channels, states), size = D * N, scale = 1 / Float(N).squareRoot()
+        // Pointers before the loops: a look-up through a parameter's use costs more than the arithmetic.
+        let (delta, alpha) = (delta.value.pointer, alpha.value.pointer)
+        let (beta, gamma) = (beta.value.pointer, gamma.value.pointer)
         for d in 0..<D {
             for n in 0..<N {
-                let i = d * N + n, at = n * D + d, p = Self.sigmoid(delta.value.pointer[i])
-                target[at] = 1 - p * Self.sigmoid(alpha.value.pointer[i])
-                target[size + at] = p * beta.value.pointer[i]
-                target[2 * size + at] = gamma.value.pointer[i] * scale
+                let i = d * N + n, at = n * D + d, p = Self.sigmoid(delta[i])
+                target[at] = 1 - p * Self.sigmoid(alpha[i])
+                target[size + at] = p * beta[i]
+                target[2 * size + at] = gamma[i] * scale
             }
         }
         (target + 3 * size).update(from: omega.value.pointer, count: D)
@@ -35,12 +38,13 @@ public struct MovingAverageParameters {
         let (dDelta, dAlpha) = (delta.gradient(context).pointer, alpha.gradient(context).pointer)
         let (dBeta, dGamma) = (beta.gradient(context).pointer, gamma.gradient(context).pointer)
         let dOmega = omega.gradient(context).pointer
+        let (delta, alpha, beta) = (delta.value.pointer, alpha.value.pointer, beta.value.pointer)
         for d in 0..<D {
             for n in 0..<N {
                 let i = d * N + n, at = n * D + d
                 let (dDecay, dInput) = (source[at], source[size + at])
-                let p = Self.sigmoid(delta.value.pointer[i]), damping = Self.sigmoid(alpha.value.pointer[i])
-                dDelta[i] += (beta.value.pointer[i] * dInput - damping * dDecay) * p * (1 - p)
+                let p = Self.sigmoid(delta[i]), damping = Self.sigmoid(alpha[i])
+                dDelta[i] += (beta[i] * dInput - damping * dDecay) * p * (1 - p)
                 dAlpha[i] -= p * dDecay * damping * (1 - damping)
                 dBeta[i] += p * dInput
                 dGamma[i] += source[2 * size + at] * scale

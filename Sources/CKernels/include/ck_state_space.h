@@ -13,7 +13,7 @@
 //   y = Σ_j c_j x_j + D u;  rows a, b, c, p, l, v, h, m. The sum in y runs downwards.
 
 enum {
-  CK_STATE_SPACE_STEPS = 16, ///< longest stretch of a backward call
+  CK_STATE_SPACE_STEPS = 32, ///< longest stretch of a backward call
   CK_STATE_SPACE_DIAGONAL = 6,
   CK_STATE_SPACE_RANK_ONE = 10,
   CK_STATE_SPACE_SEMISEPARABLE = 16

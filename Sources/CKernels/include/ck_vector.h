@@ -77,6 +77,10 @@ void ck_gelu_erf_backward(float *dx, const float *dy, const float *x, size_t n);
 void ck_swiglu(float *y, const float *gate, const float *up, size_t n);
 /// dgate = dy·up·silu′(gate), dup = dy·silu(gate). dgate and dup may be gate and up.
 void ck_swiglu_backward(float *dgate, float *dup, const float *dy, const float *gate, const float *up, size_t n);
+/// y = σ(gate)·up
+void ck_glu(float *y, const float *gate, const float *up, size_t n);
+/// dgate = dy·up·σ′(gate), dup = dy·σ(gate). dgate and dup may be gate and up.
+void ck_glu_backward(float *dgate, float *dup, const float *dy, const float *gate, const float *up, size_t n);
 
 // Norms over rows of d. rstd = (mean of squares + eps)^(−1/2), one per row.
 /// y = w·x·rstd. With a residual: sum = x + residual is stored and normalised instead of x.

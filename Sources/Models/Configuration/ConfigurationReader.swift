@@ -192,8 +192,9 @@ public final class ConfigurationReader {
     // MARK: Sections
 
     /// The section under a key; an empty one when it is absent and not `required`. Finishing this reader
-    /// finishes the section too.
+    /// finishes the section too. Asked again, it is the same reader.
     public func section(_ key: String, required: Bool = false) throws(ConfigurationError) -> ConfigurationReader {
+        for case (key, .section(let reader)) in record { return reader }
         consume(key)
         if required, value(key) == nil { throw missing(key, expected: "a section") }
         let node = value(key) ?? ConfigurationNode(.mapping([]), at: location)
@@ -203,8 +204,10 @@ public final class ConfigurationReader {
         return reader
     }
 
-    /// A list of sections, such as the layers of a model. Empty when the key is absent and not `required`.
+    /// A list of sections, such as the layers of a model. Empty when the key is absent and not `required`. Asked again, it
+    /// is the same readers.
     public func sections(_ key: String, required: Bool = false) throws(ConfigurationError) -> [ConfigurationReader] {
+        for case (key, .sections(let readers)) in record { return readers }
         consume(key)
         guard let node = value(key) else {
             if required { throw missing(key, expected: "a list of sections") }

@@ -3,9 +3,10 @@ import Tensors
 
 /// `x = x + dropout(mixer(norm(x)))`, then `x = x + dropout(mlp(norm(x)))` when there is an MLP.
 ///
-/// With `residual: false` the sums are left out, and the output takes the mixer's own width: that is
-/// the plain stack of torch's word language model. Names: `input_layernorm`, `self_attn.*` or
-/// `mixer.*`, `post_attention_layernorm`, `mlp.*` under `model.layers.{i}`.
+/// `norm_placement` says where the norms `N` stand (`NormPlacement`). With `residual: false` the sums are left out, and
+/// the output takes the mixer's own width: that is the plain stack of torch's word language model. Names:
+/// `input_layernorm`, `self_attn.*` or `mixer.*`, `post_mixer_layernorm`, `post_attention_layernorm`, `mlp.*`,
+/// `post_mlp_layernorm` under `model.layers.{i}`; `BranchScaling` has those of factors on the branches.
 public final class Block: HiddenLayer {
     public let name: String
     public let uses: [ParameterUse]
@@ -15,30 +16,43 @@ public final class Block: HiddenLayer {
     public var isRematerialized = false
 
     private let inputWidth: Int
-    private let inputNorm: Norm
+    private let keyValues: KeyValueUse
+    /// In a group with routers, how many tokens come this far.
+    private let budget: TokenBudget?
+    private let inputNorm, mixedNorm: Norm
     private let mlp: FeedForward?
-    private let mlpNorm: Norm?
     private let scaling: BranchScaling?
+    private let lowRankCost: (saved: Int, flops: Double)
+    private let mlpInputNorm, outputNorm: Norm
     private let hasResidual: Bool
     private let dropout: Double
     private let mixerDropoutStream, mlpDropoutStream: Int
 
-    /// Beginnings of the names of its norms.
-    static let normNames = ["input_layernorm.", "post_attention_layernorm."]
+    /// Beginnings of the names of its norms, and of its attention.
+    static let normNames = [
+        "input_layernorm.", "post_mixer_layernorm.", "post_attention_layernorm.", "post_mlp_layernorm.",
+    ]
+    static let attentionName = "self_attn."
 
     init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {
         name = builder.prefix
         inputWidth = builder.inputWidth
+        keyValues = builder.sharing?.keyValues ?? .own
+        budget = builder.sharing?.budget
         let normName = try reader.choice(
             "norm", of: NormKind.allCases.map(\.rawValue), default: builder.defaults.norm.rawValue)
         let norm = NormKind(rawValue: normName)!
-        let epsilon = builder.defaults.normEpsilon
+        let placement: NormPlacement = try reader.choice("norm_placement", default: .pre)
+        func makeNorm(_ name: String, width: Int, exists: Bool) -> Norm {
+            Norm(exists ? norm : .none, name: name, width: width, epsilon: builder.defaults.normEpsilon, builder)
+        }
         hasResidual = try reader.bool("residual", default: true)
         dropout = try reader.double("dropout", default: builder.defaults.dropout, in: 0...0.99)
-        inputNorm = Norm(norm, name: "input_layernorm", width: inputWidth, epsilon: epsilon, builder)
+        inputNorm = makeNorm("input_layernorm", width: inputWidth, exists: placement != .post)
 
         let mixerReader = try reader.section("mixer")
         mixer = try SequenceMixers.make(mixerReader, builder)
+        if let problem = Self.problem(mixer, keyValues, budget) { throw mixerReader.error("type", problem) }
         try mixerReader.finish()
         if hasResidual, mixer.outputWidth != inputWidth {
             throw reader.error(
@@ -47,17 +61,19 @@ public final class Block: HiddenLayer {
             )
         }
         let width = mixer.outputWidth
+        mixedNorm = makeNorm("post_mixer_layernorm", width: width, exists: placement != .pre)
         mixerDropoutStream = builder.dropoutStream()
         mlpDropoutStream = builder.dropoutStream()
         if reader.has("mlp") {
             let mlpReader = try reader.section("mlp")
-            mlpNorm = Norm(norm, name: "post_attention_layernorm", width: width, epsilon: epsilon, builder)
+            mlpInputNorm = makeNorm("post_attention_layernorm", width: width, exists: placement != .post)
             mlp = try FeedForward(mlpReader, builder, width: width)
             try mlpReader.finish()
         } else {
-            mlpNorm = nil
+            mlpInputNorm = makeNorm("", width: width, exists: false)
             mlp = nil
         }
+        outputNorm = makeNorm("post_mlp_layernorm", width: width, exists: mlp != nil && placement != .pre)
         scaling = try BranchScaling(reader, builder, branchCount: mlp == nil ? 1 : 2)
         if scaling != nil, !hasResidual {
             throw reader.error(
@@ -65,52 +81,95 @@ public final class Block: HiddenLayer {
         }
         outputWidth = width
         uses = builder.uses
+        lowRankCost = builder.lowRankCost
+    }
+
+    /// What a mixer cannot do, if it is to.
+    private static func problem(
+        _ mixer: any SequenceMixer, _ keyValues: KeyValueUse, _ budget: TokenBudget?
+    ) -> String? {
+        if keyValues != .own, !(mixer is AttentionMixer) {
+            return "has no keys and values to share; use attention, or share_key_values: false"
+        }
+        guard let budget else { return nil }
+        if (mixer as? AttentionMixer)?.window != nil {
+            return "has a window, which routed tokens cannot be counted by; remove it, or the router"
+        }
+        if !budget.isExact, let obstacle = mixer.chunkingObstacle {
+            return "cannot follow a router of type token, as \(obstacle); use type expert, or another mixer"
+        }
+        return nil
     }
 
     public func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
         var flow = flow
         // No token of this micro-batch has come so far.
         if flow.selection?.time == 0 { return (flow, carry) }
-        let pass = pass.over(flow.selection)
-        let carryOut: Carry
-        if isRematerialized, pass.tape.isRecording {
-            let (outputs, carry) = pass.tape.rematerialized([flow.activation], carry: carry, pass) {
-                let (y, carryOut) = self.compute($0[0], carry: $1, $2)
-                return ([y], carryOut)
-            }
-            (flow.activation, carryOut) = (outputs[0], carry)
-        } else {
-            (flow.activation, carryOut) = compute(flow.activation, carry: carry, pass)
+        let inner = pass.over(flow.selection)
+        var inputs = [flow.activation]
+        if keyValues == .borrowed || keyValues == .updated {
+            inputs += [flow.arriving[.keys]!, flow.arriving[.values]!]
         }
-        return (flow, carryOut)
+        let (outputs, carryOut) =
+            isRematerialized && pass.tape.isRecording
+            ? pass.tape.rematerialized(inputs, carry: carry, inner, compute) : compute(inputs, carry: carry, inner)
+        flow.activation = outputs[0]
+        if keyValues == .lent { (flow.leaving[.keys], flow.leaving[.values]) = (outputs[1], outputs[2]) }
+        // Other tokens come here in the next batch: only generation goes on where it stopped.
+        return (flow, budget == nil || pass.isGenerating ? carryOut : [])
     }
 
-    private func compute(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
-        let tape = pass.tape
+    /// - Parameter inputs: the activation, with shared keys and values where it borrows them.
+    /// - Returns: the output, with keys and values where it lends them.
+    private func compute(_ inputs: [Variable], carry: Carry, _ pass: Pass) -> ([Variable], Carry) {
+        let (x, tape) = (inputs[0], pass.tape)
+        let (normed, attention) = (inputNorm(x, tape), mixer as? AttentionMixer)
+        var (carryOut, lent): (Carry, [Variable]) = ([], [])
         let factors = scaling?.factors(tape)
-        var (mixed, carryOut) = mixer.forward(inputNorm(x, tape), carry: carry, pass)
+        var mixed: Variable
+        switch keyValues {
+        case .own: (mixed, carryOut) = mixer.forward(normed, carry: carry, pass)
+        case .lent:
+            let result = attention!.lending(normed, carry: carry, pass)
+            (mixed, carryOut, lent) = (result.y, result.carry, [result.keys, result.values])
+        case .borrowed, .updated:
+            mixed = attention!.forward(
+                normed, sharedKeys: inputs[1], sharedValues: inputs[2], updatesKeys: keyValues == .updated, pass)
+        }
         if let factors { mixed = factors.branch(mixed, 0, tape) }
         var y = pass.dropout(mixed, rate: dropout, stream: mixerDropoutStream)
-        if hasResidual { y = tape.add(x, y) }
-        if let mlp, let mlpNorm {
-            var z = mlp(mlpNorm(y, tape), tape)
+        y = mixedNorm(hasResidual ? tape.add(x, y) : y, tape)
+        if let mlp {
+            var z = mlp(mlpInputNorm(y, tape), tape)
             if let factors { z = factors.branch(z, 1, tape) }
             z = pass.dropout(z, rate: dropout, stream: mlpDropoutStream)
-            y = hasResidual ? tape.add(y, z) : z
+            y = outputNorm(hasResidual ? tape.add(y, z) : z, tape)
         }
         if let factors { y = factors.output(y, tape) }
-        return (y, carryOut)
+        return ([y] + lent, carryOut)
     }
 
     public func forwardFLOPsPerToken(time: Int) -> Double {
-        mixer.flopsPerToken(time: time) + (mlp?.flopsPerToken ?? 0)
+        let count = budget?.expected(of: time) ?? time
+        // Borrowed keys are those of all tokens.
+        let visible = keyValues == .own ? count : time
+        let flops = mixer.flopsPerToken(time: visible) + (mlp?.flopsPerToken ?? 0) + lowRankCost.flops
+        return flops * Double(count) / Double(time)
     }
 
     public var savedPerToken: Int {
-        if isRematerialized { return inputWidth + outputWidth }
-        return mixer.savedPerToken + inputWidth + outputWidth + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
+        var count = inputWidth + outputWidth
+        if !isRematerialized {
+            count +=
+                mixer.savedPerToken + lowRankCost.saved + (scaling?.savedPerToken ?? 0)
+                + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
+        }
+        return Int((Double(count) * (budget?.share ?? 1)).rounded(.up))
     }
 
     public var chunkingObstacle: String? { mixer.chunkingObstacle }
+    public var routesTokens: Bool { budget.map { !$0.isWhole } ?? false }
+    public func outputTime(_ time: Int) -> Int { budget?.expected(of: time) ?? time }
+    public func largestOutputTime(in pass: Pass) -> Int { budget?.limit(in: pass) ?? pass.time }
     public func growingCarry(positions: Int) -> Int { mixer.growingCarry(positions: positions) }
 }

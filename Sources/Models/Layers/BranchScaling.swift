@@ -14,6 +14,7 @@ struct BranchScaling {
     private let conditioning: (input: Linear, output: Linear)?
     private let depth: Float
     private let width: Int
+    private let branchCount: Int
 
     /// Width of the hidden layer that knows the depth.
     private static let hiddenSize = 16
@@ -26,6 +27,7 @@ struct BranchScaling {
         let isConditioned = try reader.bool("depth_conditioning", default: false)
         guard scale != nil || isConditioned else { return nil }
         width = builder.inputWidth
+        self.branchCount = branchCount
         depth = Float(builder.layerIndex)
         scales =
             scale.map { scale in
@@ -42,6 +44,9 @@ struct BranchScaling {
                     builder, initializer: .normal(standardDeviation: 1e-4))
             ) : nil
     }
+
+    /// Floats kept per token: what each factor is multiplied with.
+    var savedPerToken: Int { (scales.count + (conditioning == nil ? 0 : branchCount + 1)) * width }
 
     /// The factors of one pass through the block.
     struct Factors {

@@ -63,8 +63,7 @@ struct GatedActivationLayer {
     func callAsFunction(_ y: Variable, _ tape: Tape) -> Variable {
         let g = tape.gelu(y, tanhForm: true)
         guard let second else { return g }
-        let gate = tape.activation(.sigmoid, second(g, tape))
-        return tape.multiply(first?(g, tape) ?? (kind == .halfGLU2 ? y : g), gate)
+        return tape.glu(gate: second(g, tape), up: first?(g, tape) ?? (kind == .halfGLU2 ? y : g))
     }
 
     var flopsPerToken: Double { Double([first, second].count { $0 != nil } * 2 * width * width) }

@@ -71,8 +71,7 @@ public struct Linear {
     }
 
     func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable {
-        let y = tape.linear(x, weight: weight, bias: bias)
-        guard let update else { return y }
-        return tape.add(y, update(x, tape))
+        guard let update else { return tape.linear(x, weight: weight, bias: bias) }
+        return tape.linear(x, weight: weight, bias: bias, down: update.down, up: update.up, scale: update.scale)
     }
 }

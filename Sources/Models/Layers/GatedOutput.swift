@@ -20,7 +20,7 @@ struct GatedOutput {
     func callAsFunction(_ y: Variable, _ tape: Tape) -> Variable {
         let halves = tape.linear(
             tape.gelu(y, tanhForm: false), weight: weight, bias: bias, splitting: [width, width])
-        return tape.multiply(halves[0], tape.activation(.sigmoid, halves[1]))
+        return tape.glu(gate: halves[1], up: halves[0])
     }
 
     var flopsPerToken: Double { Double(4 * width * width) }

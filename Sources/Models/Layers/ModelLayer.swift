@@ -19,10 +19,14 @@ public protocol ModelLayer: AnyObject {
     var chunkingObstacle: String? { get }
     /// Names of what the layer adds to the loss beside the cross-entropy.
     var auxiliaryTerms: [String] { get }
+    /// Names of what the layer tells of itself in evaluation.
+    var statisticTerms: [String] { get }
     /// Whether its output stands for some of the tokens only, which a selection names.
     var routesTokens: Bool { get }
-    /// Rows of each sequence in the output, at most, for `time` tokens.
+    /// Rows of each sequence in the output for `time` tokens, on average, for estimates.
     func outputTime(_ time: Int) -> Int
+    /// Rows of each sequence in the output of a pass, at most.
+    func largestOutputTime(in pass: Pass) -> Int
 }
 
 extension ModelLayer {
@@ -30,8 +34,10 @@ extension ModelLayer {
     public var chunkingObstacle: String? { nil }
     public func growingCarry(positions: Int) -> Int { 0 }
     public var auxiliaryTerms: [String] { [] }
+    public var statisticTerms: [String] { [] }
     public var routesTokens: Bool { false }
     public func outputTime(_ time: Int) -> Int { time }
+    public func largestOutputTime(in pass: Pass) -> Int { pass.time }
 }
 
 /// A layer between embedding and head.

@@ -7,6 +7,16 @@ public enum NormKind: String, CaseIterable, Sendable {
     case none
 }
 
+/// Where the norms of a block stand round each of its two halves `f`.
+public enum NormPlacement: String, CaseIterable, Sendable {
+    /// `x + f(N x)`.
+    case pre
+    /// `N(x + f(x))`, arXiv 1706.03762.
+    case post
+    /// `N(x + f(N x))`, arXiv 2502.05171.
+    case sandwich
+}
+
 /// RMSNorm (arXiv 1910.07467) or LayerNorm (arXiv 1607.06450) over the last axis, or nothing.
 public struct Norm {
     let kind: NormKind

@@ -10,8 +10,29 @@ public struct LayerSharing {
     /// Name beginnings of parameters that are not shared.
     let unshared: [String]
     let relaxation: Relaxation?
+    let keyValues: KeyValueUse
+    /// In a group with routers, how many tokens of a sequence come this far.
+    let budget: TokenBudget?
+
+    /// Everything is shared.
+    static func all(isFirst: Bool) -> LayerSharing {
+        LayerSharing(isFirst: isFirst, ownPrefix: "", unshared: [], relaxation: nil, keyValues: .own, budget: nil)
+    }
 
     func isOwn(_ name: String) -> Bool { unshared.contains { name.hasPrefix($0) } }
+}
+
+/// Where the attention of an application has keys and values from, when a shared block keeps those of its first
+/// recursion (arXiv 2507.10524, recursive key/value sharing).
+enum KeyValueUse {
+    /// Its own, for itself.
+    case own
+    /// Its own, which later applications borrow.
+    case lent
+    /// The first application's; there is no projection to keys and values.
+    case borrowed
+    /// The first application's, but its own at the positions that it works on.
+    case updated
 }
 
 /// Depth-wise low-rank adaptation: every application of a shared matrix has a correction of its own (relaxed recursion,
@@ -49,8 +70,4 @@ struct Relaxation {
 struct LowRankUpdate {
     let down, up: ParameterUse
     let scale: Float
-
-    func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable {
-        tape.linear(tape.scale(tape.linear(x, weight: down, bias: nil), by: scale), weight: up, bias: nil)
-    }
 }

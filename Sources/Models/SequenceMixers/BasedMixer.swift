@@ -15,10 +15,10 @@ import Tensors
 public final class BasedMixer: SequenceMixer {
     public static let name = "based"
 
-    private let headCount, valueWidth: Int
-    private let featureSize: Int
+    let headCount, valueWidth: Int
+    let featureSize: Int
     private let epsilon: Float
-    private let map: FeatureMap
+    let map: FeatureMap
     private let query, key, value, output: Linear
     public let outputWidth: Int
 
@@ -47,13 +47,18 @@ public final class BasedMixer: SequenceMixer {
         let (o, state) = tape.matrixMemory(
             query: Columns(map(query(x, tape), tape)), key: Columns(map(key(x, tape), tape)),
             value: Columns(value(x, tape)), past: MatrixMemoryState(state: carry["S"], norm: carry["z"]),
-            MatrixMemoryShape(
-                batch: pass.batch, time: pass.time, headCount: headCount, keyWidth: map.featureWidth,
-                valueWidth: valueWidth, normalizer: .sum(epsilon: epsilon)))
-        let carryOut = [
-            CarryTensor(name: "S", variable: state.state!), CarryTensor(name: "z", variable: state.norm!),
-        ]
-        return (output(o, tape), carryOut)
+            shape(batch: pass.batch, time: pass.time))
+        return (output(o, tape), carryTensors(state))
+    }
+
+    func shape(batch: Int, time: Int) -> MatrixMemoryShape {
+        MatrixMemoryShape(
+            batch: batch, time: time, headCount: headCount, keyWidth: map.featureWidth, valueWidth: valueWidth,
+            normalizer: .sum(epsilon: epsilon))
+    }
+
+    func carryTensors(_ state: MatrixMemoryState) -> Carry {
+        [CarryTensor(name: "S", variable: state.state!), CarryTensor(name: "z", variable: state.norm!)]
     }
 
     public func flopsPerToken(time: Int) -> Double {

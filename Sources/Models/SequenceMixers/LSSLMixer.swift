@@ -94,8 +94,8 @@ public final class LSSLMixer: SequenceMixer {
         Double(outputWidth * (16 * stateCount + 2 + 2 * outputWidth))
     }
 
-    /// The input, the scan's output, gelu; a state every 16 steps.
-    public var savedPerToken: Int { outputWidth * (3 + stateCount / 16) }
+    /// The input, the scan's output, gelu; a state every 32 steps.
+    public var savedPerToken: Int { outputWidth * (3 + stateCount / 32) }
 }
 
 /// What state n contributes to `A` and `B`.

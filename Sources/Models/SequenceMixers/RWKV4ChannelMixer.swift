@@ -42,15 +42,15 @@ public final class RWKV4ChannelMixer: SequenceMixer {
         let (mixed, last) = tape.tokenShift(
             x, before: carry["shift"], mixes: mixes, batch: pass.batch, time: pass.time)
         let hidden = tape.activation(.relu, key(mixed[0], tape))
-        let gate = tape.activation(.sigmoid, receptance(mixed[1], tape))
+        let gate = receptance(mixed[1], tape)
         let y = value(tape.multiply(hidden, hidden), tape)
-        return (tape.multiply(gate, y), [CarryTensor(name: "shift", variable: last)])
+        return (tape.glu(gate: gate, up: y), [CarryTensor(name: "shift", variable: last)])
     }
 
     public func flopsPerToken(time: Int) -> Double {
         Double(4 * outputWidth * hiddenSize + 2 * outputWidth * outputWidth)
     }
 
-    /// The input, its two mixes, gate and its argument, the value; the key before and after relu, and its square.
-    public var savedPerToken: Int { 6 * outputWidth + 3 * hiddenSize }
+    /// The input, its two mixes, the gate's argument, the value; the key before and after relu, and its square.
+    public var savedPerToken: Int { 5 * outputWidth + 3 * hiddenSize }
 }

@@ -83,13 +83,13 @@ public final class RWKV4TimeMixer: SequenceMixer {
         let (y, final) = tape.weightedKeyValue(
             k: key(mixed[0], tape), v: value(mixed[1], tape), decay: decay, first: first, batch: pass.batch,
             time: pass.time, state: state)
-        let gate = tape.activation(.sigmoid, receptance(mixed[2], tape))
+        let gated = tape.glu(gate: receptance(mixed[2], tape), up: y)
         let carryOut = [("shift", last), ("p", final.p), ("q", final.q), ("o", final.o)]
-        return (output(tape.multiply(gate, y), tape), carryOut.map { CarryTensor(name: $0.0, variable: $0.1) })
+        return (output(gated, tape), carryOut.map { CarryTensor(name: $0.0, variable: $0.1) })
     }
 
     public func flopsPerToken(time: Int) -> Double { Double(outputWidth * (8 * outputWidth + 25)) }
 
-    /// The input, its three mixes, k, v, r and its gate, y, their product; a state every 16 steps.
-    public var savedPerToken: Int { 10 * outputWidth + 3 * outputWidth / 16 }
+    /// The input, its three mixes, k, v, r, y, its product with the gate; a state every 16 steps.
+    public var savedPerToken: Int { 9 * outputWidth + 3 * outputWidth / 16 }
 }

@@ -104,6 +104,6 @@ public final class S4DMixer: SequenceMixer {
         Double(outputWidth * (16 * stateCount + 2)) + output.flopsPerToken
     }
 
-    /// The input, the scan's output, gelu, both halves of the GLU with the gate's activation; a state every 16 steps.
-    public var savedPerToken: Int { outputWidth * (6 + stateCount / 8) }
+    /// The input, the scan's output, gelu, both halves of the GLU; a state every 32 steps.
+    public var savedPerToken: Int { outputWidth * (5 + stateCount / 16) }
 }

@@ -79,8 +79,8 @@ public final class S4Mixer: SequenceMixer {
         Double(outputWidth * (24 * stateCount + 2)) + output.flopsPerToken
     }
 
-    /// The input, the scan's output, gelu, both halves of the GLU with the gate's activation; a state every 16 steps.
-    public var savedPerToken: Int { outputWidth * (6 + stateCount / 8) }
+    /// The input, the scan's output, gelu, both halves of the GLU; a state every 32 steps.
+    public var savedPerToken: Int { outputWidth * (5 + stateCount / 16) }
 }
 
 /// The step of S4 as rows `a, b, c, f, w` of a `StateSpaceScan`, and its gradients. For a feature with step Δ, `δ = Δ/2`,

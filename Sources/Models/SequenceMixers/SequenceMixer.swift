@@ -58,6 +58,7 @@ public enum SequenceMixers {
         GLAMixer.self,
         GRUMixer.self,
         HydraMixer.self,
+        JRTMixer.self,
         LeakyRNNMixer.self,
         LightNetMixer.self,
         LinearAttentionMixer.self,

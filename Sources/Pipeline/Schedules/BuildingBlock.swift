@@ -105,7 +105,7 @@ struct BuildingBlock {
 /// `mk ≥ 2(p−1)+k` on.
 enum VHalf: ScheduleGenerator {
     static let name = "v_half"
-    static let placement = PlacementKind.vShape
+    static let placements = [PlacementKind.vShape]
 
     static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
         let block = BuildingBlock(
@@ -128,7 +128,7 @@ enum VHalf: ScheduleGenerator {
 /// `6(p−1)`, from `mk ≥ 2(p−1)+k` on: memory is too scarce to hide that a backward begins with the last chunk.
 enum VMin: ScheduleGenerator {
     static let name = "v_min"
-    static let placement = PlacementKind.vShape
+    static let placements = [PlacementKind.vShape]
 
     static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
         // With 3 | p, forward and backward of a rank would fall on the same slot.

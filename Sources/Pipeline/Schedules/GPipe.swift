@@ -9,7 +9,7 @@
 /// in the same order as under every other schedule. Bubble `(p−1)(F+B)/k`; every unit is alive at the turn.
 enum GPipe: ScheduleGenerator {
     static let name = "gpipe"
-    static let placement = PlacementKind.contiguous
+    static let placements = [PlacementKind.contiguous]
 
     static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
         (0..<placement.rankCount).map { rank in

@@ -10,7 +10,7 @@
 /// but only `min(p−1−s+k, mk)` units are alive.
 enum OneForwardOneBackward: ScheduleGenerator {
     static let name = "1f1b"
-    static let placement = PlacementKind.contiguous
+    static let placements = [PlacementKind.contiguous]
 
     static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
         (0..<placement.rankCount).map { rank in

@@ -16,7 +16,7 @@
 /// list scheduler's order where it is shorter. Messages: twice those of one stage per rank.
 enum ZeroBubbleV: ScheduleGenerator {
     static let name = "zb_v"
-    static let placement = PlacementKind.vShape
+    static let placements = [PlacementKind.vShape]
 
     static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
         let written = writtenActions(shape, placement)
@@ -71,7 +71,7 @@ enum ZeroBubbleV: ScheduleGenerator {
 /// from `mk ≥ 2(p−1)+k` on.
 enum DualPipeV: ScheduleGenerator {
     static let name = "dualpipe_v"
-    static let placement = PlacementKind.vShape
+    static let placements = [PlacementKind.vShape]
 
     static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
         (0..<placement.rankCount).map { rank in

@@ -12,7 +12,7 @@
 /// third of 1F1B's and, for one stage per rank, the least possible.
 enum ZeroBubbleH1: ScheduleGenerator {
     static let name = "zb_h1"
-    static let placement = PlacementKind.contiguous
+    static let placements = [PlacementKind.contiguous]
 
     static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
         (0..<placement.rankCount).map { rank in
@@ -38,7 +38,7 @@ enum ZeroBubbleH1: ScheduleGenerator {
 /// `(p−1)·max(F, F+I−2W)/k`: less than that of ZB-H1 only when `I > W`.
 enum ZeroBubbleH2: ScheduleGenerator {
     static let name = "zb_h2"
-    static let placement = PlacementKind.contiguous
+    static let placements = [PlacementKind.contiguous]
 
     static func actions(_ shape: ScheduleShape, _ placement: Placement) -> [[Action]] {
         let last = placement.rankCount - 1

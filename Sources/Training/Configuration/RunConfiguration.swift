@@ -48,8 +48,12 @@ public struct RunConfiguration: Sendable {
         public var schedule: ScheduleChoice
         /// `virtual_stages`: stages per rank; nil leaves it to the schedule.
         public var virtualStages: Int?
-        /// `placement`: nil is the schedule's own.
+        /// `placement`: nil is the schedule's own. `ring` lays a shared block on the ranks once, and micro-batches go
+        /// round.
         public var placement: PlacementKind?
+        /// `rings`: into how many rings the ranks of placement `ring` form, each with the whole shared block; nil for
+        /// `auto`, as few as give every rank a layer of the block.
+        public var rings: Int?
         /// `replicas`: how many pipelines share out the micro-batches of every batch (data parallelism). They sum
         /// their gradients while the pipelines drain, and each keeps the optimiser's state of its share of every
         /// parameter (ZeRO-1). Units of work, and so their losses, are those of one pipeline; sums over the batch are
@@ -173,11 +177,12 @@ public struct RunConfiguration: Sendable {
 extension RunConfiguration.ParallelSection {
     init(_ reader: ConfigurationReader, batchSize: Int, directory: String) throws(ConfigurationError) {
         stages = try reader.intOrAuto("stages", in: 1...65_535)
-        schedule = try Self.schedule(reader, directory)
         virtualStages = try reader.optionalInt("virtual_stages", in: 1...65_535)
         placement =
             reader.has("placement")
             ? try reader.choice("placement", as: PlacementKind.self, default: .contiguous) : nil
+        rings = try reader.intOrAuto("rings", in: 1...65_535)
+        schedule = try Self.schedule(reader, directory, default: placement == .ring ? "interleaved" : "1f1b")
         replicas = try reader.int("replicas", default: 1, in: 1...65_535)
         microBatches = try reader.int("micro_batches", default: min(8, batchSize), in: 1...1_000_000)
         if microBatches > batchSize {
@@ -200,8 +205,9 @@ extension RunConfiguration.ParallelSection {
         traceSteps = try reader.int("trace", default: 0, in: 0...1_000_000)
         isAutomatic = try reader.bool("auto", default: false)
         givenKeys = Set(
-            ["stages", "replicas", "schedule", "virtual_stages", "rematerialize", "partition"].filter { reader.has($0) }
-        )
+            ["stages", "replicas", "schedule", "placement", "virtual_stages", "rematerialize", "partition"].filter {
+                reader.has($0)
+            })
 
         rematerializedLayers = []
         if reader.isList("rematerialize") {
@@ -212,17 +218,22 @@ extension RunConfiguration.ParallelSection {
         }
     }
 
+    /// Whether no list of layers per stage is given.
+    var isCutFree: Bool {
+        if case .explicit = partition { false } else { true }
+    }
+
     /// Whether the configuration sets a key that a planner could otherwise choose.
     func isGiven(_ key: String) -> Bool { givenKeys.contains(key) }
 
     private static func schedule(
-        _ reader: ConfigurationReader, _ directory: String
+        _ reader: ConfigurationReader, _ directory: String, default usual: String
     ) throws(ConfigurationError) -> RunConfiguration.ScheduleChoice {
-        let word = try reader.string("schedule", default: "1f1b")
+        let word = try reader.string("schedule", default: usual)
         if word.hasSuffix(".sched") || word.contains("/") {
             return .file(word.hasPrefix("/") ? word : directory + "/" + word)
         }
-        return .named(try reader.choice("schedule", of: ScheduleCatalog.names, default: "1f1b"))
+        return .named(try reader.choice("schedule", of: ScheduleCatalog.names, default: usual))
     }
 
     private static func partition(

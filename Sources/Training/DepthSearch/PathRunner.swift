@@ -51,6 +51,10 @@ public final class PathRunner {
                 "layer \(link.from) is connected to layer \(link.to) past the layers between; only plain models can be run as a chain"
             )
         }
+        if let router = model.hidden.first(where: \.routesTokens) {
+            throw .usage(
+                "layer '\(router.name)' lets only some tokens through; only plain models can be run as a chain")
+        }
         self.model = model
         self.context = context
         layers = model.hidden

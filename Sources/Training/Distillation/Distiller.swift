@@ -56,7 +56,8 @@ public final class Distiller {
         let places = Dictionary(
             uniqueKeysWithValues: model.registry.parameters.enumerated().map { (ObjectIdentifier($1), $0) })
         parametersOfBlock = ranges.map { range in
-            Set(range.flatMap { model.hidden[$0].uses }.map { places[ObjectIdentifier($0.parameter)]! }).sorted()
+            Set(range.flatMap { model.hidden[$0].uses }.map { places[ObjectIdentifier($0.parameter)]! })
+                .filter { model.registry.parameters[$0].hasGradient }.sorted()
         }
     }
 

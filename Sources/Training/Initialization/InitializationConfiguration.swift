@@ -83,9 +83,14 @@ public struct DepthConversion: Sendable {
         case .random: return [drawn(seed)[layer]]
         case .average, .same:
             return (0..<layerCount * count).filter {
-                sharing.place($0, layerCount: layerCount, count: count).layer == layer
+                self.layer(of: $0) == layer
             }.map(counterpart)
         }
+    }
+
+    /// The layer of the shared block that application `application` of the unrolled one uses.
+    func layer(of application: Int) -> Int {
+        sharing.place(application, layerCount: layerCount, count: count).layer
     }
 
     /// Point `index` of `count` over `inner`, halves to even as in the original code.

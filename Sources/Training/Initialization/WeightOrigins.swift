@@ -34,6 +34,8 @@ struct WeightOrigins {
     private let configuration: InitializationConfiguration
     private let blocks: [Block]
     private var sites: [ObjectIdentifier: Site] = [:]
+    /// For each block, the applications of the same layer of a shared block.
+    private var partners: [[Int]]
     /// Layers of the full model.
     private let depth: Int
     private let names: Set<String>
@@ -48,12 +50,10 @@ struct WeightOrigins {
         self.names = Set(names)
         path = configuration.checkpoint
         blocks = model.hidden.compactMap { $0 as? Block }
+        partners = blocks.indices.map { [$0] }
         for (ordinal, block) in blocks.enumerated() {
             for use in block.uses {
-                let name = use.parameter.name
-                let local =
-                    name.hasPrefix(block.name + ".")
-                    ? String(name.dropFirst(block.name.count + 1)) : Self.layerName(name)?.local ?? name
+                let local = Self.local(use.parameter.name, in: block)
                 sites[ObjectIdentifier(use.parameter), default: Site(blocks: [], local: local)].blocks.append(ordinal)
             }
         }
@@ -83,6 +83,16 @@ struct WeightOrigins {
         return (layer, String(parts[3]))
     }
 
+    /// A parameter's name within the layer. What an application has for itself stands under another number than the layer's
+    /// own, and with a router under `block.{j}` besides.
+    private static func local(_ name: String, in block: Block) -> String {
+        if name.hasPrefix(block.name + ".") { return String(name.dropFirst(block.name.count + 1)) }
+        var parts = name.split(separator: ".").dropFirst(3)
+        if parts.first == "block" { parts = parts.dropFirst(2) }
+        if parts.first == "block_list" { parts = parts.dropFirst(3) }
+        return parts.joined(separator: ".")
+    }
+
     // MARK: The same shared blocks
 
     private mutating func placeByName() {
@@ -90,7 +100,7 @@ struct WeightOrigins {
             origins.append(.mean([parameter.name]))
             guard let site = sites[ObjectIdentifier(parameter)] else { continue }
             let others = site.blocks.map { "model.layers.\($0).\(site.local)" }
-                .filter { $0 != parameter.name && names.contains($0) }
+                .filter { names.contains($0) && model.registry.parameter(named: $0) == nil }
             if !others.isEmpty { aliases[parameter.name] = others }
         }
         repeatTiedHead()
@@ -107,22 +117,15 @@ struct WeightOrigins {
     // MARK: From full depth
 
     private mutating func placeByDepth(_ seed: UInt64) throws(RunError) {
-        /// For each block: the layer it stands for, and those its shared parameters are made of.
-        var places: [(counterpart: Int, sources: [Int], isRepeated: Bool, scale: Float)] = []
-        for (ordinal, place) in try conversions().enumerated() {
+        let places = try conversions().enumerated().map { ordinal, place in
             guard let (conversion, application, scale) = place else {
                 let layer = ordinal < firstShared ? ordinal : depth - blocks.count + ordinal
-                places.append((layer, [layer], false, 1))
-                continue
+                return (counterpart: layer, sources: [layer], scale: Float(1))
             }
-            let layer = conversion.sharing.place(
-                application, layerCount: conversion.layerCount, count: conversion.count
-            ).layer
-            places.append(
-                (
-                    conversion.counterpart(application), conversion.sources(layer, configuration.method, seed: seed),
-                    conversion.count > 1, scale
-                ))
+            let layer = conversion.layer(of: application)
+            return (
+                conversion.counterpart(application), conversion.sources(layer, configuration.method, seed: seed), scale
+            )
         }
         for parameter in model.registry.parameters {
             guard let site = sites[ObjectIdentifier(parameter)] else {
@@ -140,13 +143,22 @@ struct WeightOrigins {
                     .correction(
                         of: base.parameter, towards: tensor(place.counterpart, matrix), scale: place.scale,
                         isDown: isDown))
-            } else if site.blocks.count == 1, place.isRepeated {
+            } else if isOwn(parameter, site) {
                 origins.append(.mean([tensor(place.counterpart, site.local)]))
             } else {
                 origins.append(.mean(place.sources.map { tensor($0, site.local) }))
             }
         }
         repeatTiedHead()
+    }
+
+    /// Whether other applications of the same layer have a parameter of their own in its stead.
+    private func isOwn(_ parameter: Parameter, _ site: Site) -> Bool {
+        partners[site.blocks[0]].contains { ordinal in
+            blocks[ordinal].uses.contains {
+                $0.parameter !== parameter && sites[ObjectIdentifier($0.parameter)]!.local == site.local
+            }
+        }
     }
 
     /// Ordinal of the first block of the first recursion.
@@ -183,6 +195,9 @@ struct WeightOrigins {
             let conversion = DepthConversion(
                 inner: first...last, layerCount: layerCount, count: recursion.count, sharing: recursion.sharing)
             for (application, ordinal) in ordinals.enumerated() {
+                partners[ordinal] = ordinals.indices.filter {
+                    conversion.layer(of: $0) == conversion.layer(of: application)
+                }.map { ordinals[$0] }
                 result[ordinal] = (conversion, application, recursion.lowRankScale ?? 1)
             }
             summary.append(

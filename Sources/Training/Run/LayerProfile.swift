@@ -63,9 +63,26 @@ enum LayerProfile {
         let layer = model.layers[index]
         for use in layer.uses { use.parameter.materialize(seed: 1, context) }
         let tokens = [Int32](repeating: 0, count: rows * time)
-        let width = index == 0 ? 1 : model.outputWidth(ofLayer: index - 1)
-        let input = context.tensor(Shape(rows * time, width))
-        ParameterStream(seed: 1, name: "profile", threads: context.threads).normal(into: input, standardDeviation: 1)
+        func random(_ count: Int, _ width: Int) -> Variable {
+            let tensor = context.tensor(Shape(count, width))
+            ParameterStream(seed: 1, name: "profile", threads: context.threads)
+                .normal(into: tensor, standardDeviation: 1)
+            return Variable(tensor, needsGradient: true)
+        }
+        var input: Flow?
+        if index > 0 {
+            let before = model.layers[index - 1]
+            let active = before.outputTime(time)
+            input = Flow(random(rows * active, before.outputWidth))
+            if before.routesTokens {
+                input!.selection = TokenSelection(
+                    rows: (0..<rows * active).map { Int32($0 / active * time + $0 % active * time / active) },
+                    batch: rows)
+            }
+            for link in model.links where link.to == index && link.port != .sum {
+                input!.arriving[link.port] = random(rows * time, link.width)
+            }
+        }
 
         var best = LayerTiming(forward: .infinity, inputGradient: .infinity, weightGradient: .infinity)
         let start = ContinuousClock.now
@@ -81,29 +98,34 @@ enum LayerProfile {
     }
 
     private static func run(
-        _ layer: any ModelLayer, _ tokens: [Int32], _ input: Tensor, rows: Int, time: Int, _ context: ComputeContext
+        _ layer: any ModelLayer, _ tokens: [Int32], _ input: Flow?, rows: Int, time: Int, _ context: ComputeContext
     ) -> LayerTiming {
         let tape = Tape(context)
         let pass = Pass(
             tape: tape, batch: rows, time: time, seed: 1, step: 1, samples: (0..<rows).map(UInt32.init),
-            isTraining: true)
-        let x = Variable(input, needsGradient: true)
-        var output: Variable?
+            isTraining: true, auxiliary: AuxiliaryLosses(scale: 1))
+        var outputs: [Variable] = []
         let start = ContinuousClock.now
         tokens.withUnsafeBufferPointer { ids in
             switch layer {
-            case let embedding as EmbeddingLayer: output = embedding.forward(ids.baseAddress!, pass)
-            case let layer as any HiddenLayer: output = layer.forward(Flow(x), carry: [], pass).0.activation
-            case let head as HeadLayer: _ = head.loss(x, targets: ids.baseAddress!, scale: 1, pass)
+            case let embedding as EmbeddingLayer: outputs = [embedding.forward(ids.baseAddress!, pass)]
+            case let layer as any HiddenLayer:
+                let flow = layer.forward(input!, carry: [], pass).0
+                outputs = [flow.activation] + flow.leaving.values
+            case let head as HeadLayer: _ = head.loss(input!.activation, targets: ids.baseAddress!, scale: 1, pass)
             default: fatalError("LayerProfile: layer \(layer.name) has no way to run")
             }
         }
         let forwardEnd = ContinuousClock.now
         // The gradient's values do not matter to the time.
-        if let output { output.accumulate(output.value, context) }
+        for output in outputs { output.accumulate(output.value, context) }
         tape.inputGradients()
         let inputGradientEnd = ContinuousClock.now
         tape.weightGradients()
+        // Gradients of the inputs are of no use, and would be added to in the next run.
+        for variable in [input?.activation].compactMap({ $0 }) + (input?.arriving.values.map { $0 } ?? []) {
+            _ = variable.takeGradient()
+        }
         return LayerTiming(
             forward: (forwardEnd - start).seconds, inputGradient: (inputGradientEnd - forwardEnd).seconds,
             weightGradient: (ContinuousClock.now - inputGradientEnd).seconds)

@@ -8,6 +8,8 @@ public struct Layout: Sendable {
     public let stageLayers: [Range<Int>]
     /// Compute actions, in a replica with most micro-batches.
     public let schedule: Schedule
+    /// How a shared block lies on rings of ranks; nil for other placements.
+    let ring: RingPartition?
     /// What the stages cost, measured or estimated.
     public let costs: CostModel
     /// The step that those costs predict, up to the closing actions.
@@ -33,29 +35,34 @@ public struct Layout: Sendable {
         let parallel = run.parallel
         try Self.check(model, run)
         let cut = BatchCut(run, replica: parallel.replicas - 1)
-        var schedule = try Self.schedule(parallel, rankCount: rankCount, microBatchCount: cut.microBatchCount)
-        let (placement, stageCount) = (schedule.placement, schedule.shape.stageCount)
-        guard stageCount <= model.layerCount else {
-            throw RunError.stagesExceedLayers(stages: stageCount, layers: model.layerCount)
-        }
         func estimate(_ timings: [LayerTiming]?) -> UnitEstimate {
             UnitEstimate(
                 model: model, cut: cut, replicaCount: parallel.replicas, optimizerCopies: optimizerCopies,
                 timings: timings, flopsPerSecond: flopsPerSecond)
         }
         let unit = estimate(timings)
+        let cutBy = parallel.partition == .measured ? unit : estimate(nil)
+        ring = try parallel.placement == .ring ? Self.ring(model, parallel, rankCount: rankCount, cutBy) : nil
+        var schedule = try Self.schedule(
+            parallel, rankCount: rankCount, microBatchCount: cut.microBatchCount, ring: ring)
+        let (placement, stageCount) = (schedule.placement, schedule.shape.stageCount)
+        guard stageCount <= model.layerCount else {
+            throw RunError.stagesExceedLayers(stages: stageCount, layers: model.layerCount)
+        }
         let partition =
-            if case .explicit(let counts) = parallel.partition {
+            if let ring {
+                ring.partition
+            } else if case .explicit(let counts) = parallel.partition {
                 try Self.explicit(counts, layerCount: model.layerCount, stageCount: stageCount)
             } else {
                 try Self.byCost(
-                    (parallel.partition == .measured ? unit : estimate(nil))
-                        .layerCosts(isRecomputed: parallel.rematerialization != .never), schedule,
+                    cutBy.layerCosts(isRecomputed: parallel.rematerialization != .never), schedule,
                     limit: parallel.memoryLimit, reserve: unit.temporaryBytes.max()!)
             }
         let ranges = (0..<stageCount).map { partition.layers(of: $0) }
         stageLayers = ranges
-        let skips = LinkRouting(model.links, stageLayers: ranges).edges
+        let routing = LinkRouting(model.links, stageLayers: ranges)
+        let skips = routing.edges
         if case .file(let path) = parallel.schedule, !schedule.shape.skips.isEmpty, schedule.shape.skips != skips {
             throw RunError.scheduleFile(
                 path: path,
@@ -67,26 +74,31 @@ public struct Layout: Sendable {
         self.schedule = schedule
 
         let layersOfRank = (0..<placement.rankCount).map { rank in placement.stages(of: rank).flatMap { ranges[$0] } }
-        let stateBytes = layersOfRank.map { layers in layers.reduce(0) { $0 + unit.fixedBytes[$1] } }
+        let stateBytes = layersOfRank.map { unit.stateBytes($0) }
         self.stateBytes = stateBytes
         let messages = MessageCost(latency: 2e-6, bandwidth: 10e9)
         // As if nothing of the exchange between replicas were hidden: gradients, then updated values.
         let exchanged = layersOfRank.map { layers in layers.reduce(0) { $0 + unit.exchangedBytes[$1] } }.max()!
         costs = CostModel(
             stages: ranges.map { unit.stageCost($0) }, messages: messages,
+            skipBytes: routing.linkOfEdge.map { unit.linkBytes[$0] },
+            reduceTied: Double(unit.tiedBytes(layersOfRank).max()!) / messages.bandwidth,
             step: Double(stateBytes.max()!) / Self.updateBytesPerSecond + 2 * Double(exchanged) / messages.bandwidth)
         simulation = try Simulator.simulate(schedule, costs, keepsTimeline: keepsTimeline)
         let usage = simulation.ranks
         predictedPeakBytes = layersOfRank.enumerated().map { rank, layers in
             Self.withSlack(stateBytes[rank] + usage[rank].peakBytes + layers.map { unit.temporaryBytes[$0] }.max()!)
         }
+        if ring != nil, let limit = parallel.memoryLimit, let peak = predictedPeakBytes.max(), peak > limit {
+            throw RunError.memory(limit: limit, need: peak, cut: partition.layerCounts)
+        }
     }
 
     /// Speed at which norm and update pass over parameters, gradients and optimiser state: that of main memory.
     private static let updateBytesPerSecond = 8e9
 
-    /// The whole step: the pipeline, then norm and update.
-    var stepSeconds: Double { simulation.makespan + costs.step }
+    /// The whole step: the pipeline, then sums over use-sites, norm and update.
+    var stepSeconds: Double { simulation.makespan + costs.reduceTied + costs.step }
 
     /// What the configuration asks for that this model cannot do.
     private static func check(_ model: Model, _ run: RunConfiguration) throws {
@@ -108,9 +120,54 @@ public struct Layout: Sendable {
         }
     }
 
+    /// The shared block of a model on as many rings as asked for, or as few as give every rank a slice of it.
+    private static func ring(
+        _ model: Model, _ parallel: RunConfiguration.ParallelSection, rankCount: Int, _ unit: UnitEstimate
+    ) throws -> RingPartition {
+        guard model.canFormRings, let recursion = model.recursions.first else {
+            throw RunError.usage(
+                "parallel.placement is ring, which needs a model with one shared block (a group of layers with a "
+                    + "'recursion' section, sharing: cycle); this one has \(model.recursions.count); leave placement out"
+            )
+        }
+        guard parallel.virtualStages == nil, parallel.isCutFree else {
+            throw RunError.usage(
+                "parallel.placement ring fixes stages by the shared block; remove virtual_stages and the list in partition"
+            )
+        }
+        let possible = (1...rankCount).filter {
+            rankCount.isMultiple(of: $0) && $0 <= recursion.count && rankCount / $0 <= recursion.blockLength
+        }
+        // Rings that share the recursions out evenly, where that goes.
+        let usual = possible.first { recursion.count.isMultiple(of: $0) } ?? possible.first
+        guard let rings = parallel.rings ?? usual, possible.contains(rings) else {
+            throw RunError.usage(
+                "\(rankCount) ranks do not form \(parallel.rings.map { "\($0) " } ?? "")rings for a shared block of "
+                    + "\(recursion.blockLength) layers in \(recursion.count) recursions: each ring needs equally many ranks, "
+                    + "at most one per layer, and a recursion of its own; "
+                    + (possible.isEmpty
+                        ? "start \(largestRing(recursion, below: rankCount)) ranks, or use another placement"
+                        : "set parallel.rings to \(possible.map(String.init).joined(separator: " or "))"))
+        }
+        // What waits on the home rank for the end of the last recursion stays there.
+        let waits = model.links.contains {
+            $0.port != .sum && recursion.layers.contains($0.from) && $0.to >= recursion.layers.upperBound
+        }
+        return try RingPartition(
+            times: unit.timings.map(\.total), block: recursion.layers, lapCount: recursion.count, rankCount: rankCount,
+            ringCount: rings, endsAtHome: waits ? true : nil)
+    }
+
+    /// The most ranks, fewer than asked for, that a recursion can be laid on in rings.
+    private static func largestRing(_ recursion: Recursion, below rankCount: Int) -> Int {
+        (1..<rankCount).last { ranks in
+            (1...recursion.count).contains { ranks.isMultiple(of: $0) && ranks / $0 <= recursion.blockLength }
+        } ?? 1
+    }
+
     /// The order of compute actions, generated or read from a file.
     static func schedule(
-        _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int
+        _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int, ring: RingPartition?
     ) throws -> Schedule {
         switch parallel.schedule {
         case .named(let name):
@@ -118,14 +175,17 @@ public struct Layout: Sendable {
                 name,
                 ScheduleRequest(
                     rankCount: rankCount, virtualStages: parallel.virtualStages, placement: parallel.placement,
+                    stageCount: ring?.placement.stageCount, ringCount: ring?.ringCount ?? 1,
                     microBatchCount: microBatchCount, chunkCount: parallel.chunks,
                     rematerialization: parallel.rematerialization))
-        case .file(let path): try read(path, parallel, rankCount: rankCount, microBatchCount: microBatchCount)
+        case .file(let path):
+            try read(path, parallel, rankCount: rankCount, microBatchCount: microBatchCount, ring: ring)
         }
     }
 
     private static func read(
-        _ path: String, _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int
+        _ path: String, _ parallel: RunConfiguration.ParallelSection, rankCount: Int, microBatchCount: Int,
+        ring: RingPartition?
     ) throws -> Schedule {
         guard FileSystem.exists(path) else {
             throw RunError.scheduleFile(
@@ -152,6 +212,12 @@ public struct Layout: Sendable {
                 path: path,
                 message: "is written for \(has) \(what), the run has \(needs)"
                     + (parallel.replicas > 1 ? " in one replica" : "") + "; \(remedy), or use another file")
+        }
+        if let ring, schedule.placement != ring.placement {
+            throw RunError.scheduleFile(
+                path: path,
+                message:
+                    "has its stages on ranks \(schedule.placement.ranks); the ring has them on \(ring.placement.ranks)")
         }
         if schedule.isLowered || shape.purpose != .training {
             throw RunError.scheduleFile(

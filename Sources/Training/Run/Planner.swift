@@ -102,8 +102,9 @@ struct Planner {
         for replicas in replicaCounts where batching.microBatches >= replicas {
             let stages = rankCount / replicas
             for schedule in schedules(stages: stages) {
-                for virtualStages in virtualStageCounts(schedule, stages: stages) {
+                for (placement, virtualStages) in placements(schedule, stages: stages) {
                     var parallel = run.parallel
+                    parallel.placement = placement
                     parallel.stages = stages
                     parallel.replicas = replicas
                     parallel.schedule = schedule
@@ -125,18 +126,33 @@ struct Planner {
 
     private func schedules(stages: Int) -> [RunConfiguration.ScheduleChoice] {
         if run.parallel.isGiven("schedule") { return [run.parallel.schedule] }
-        // One rank has no bubble to fill.
-        return stages == 1 ? [.named("1f1b")] : ScheduleCatalog.names.map { .named($0) }
+        var names = ScheduleCatalog.names
+        if let placement = run.parallel.placement {
+            names = names.filter { ScheduleCatalog.placementKinds($0).contains(placement) }
+        } else if stages == 1 {
+            // One rank has no bubble to fill.
+            names = ["1f1b"]
+        }
+        return names.map { .named($0) }
     }
 
-    private func virtualStageCounts(
+    /// The placements that a schedule can have here, with stages per rank where the placement leaves them open.
+    private func placements(
         _ schedule: RunConfiguration.ScheduleChoice, stages: Int
-    ) -> [Int?] {
-        if run.parallel.isGiven("virtual_stages") { return [run.parallel.virtualStages] }
-        guard case .named(let name) = schedule, ScheduleCatalog.placementKind(name) == .interleaved else {
-            return [nil]
+    ) -> [(placement: PlacementKind?, virtualStages: Int?)] {
+        let virtualStages = run.parallel.virtualStages
+        guard case .named(let name) = schedule, !run.parallel.isGiven("virtual_stages") else {
+            return [(run.parallel.placement, virtualStages)]
         }
-        return (2...4).filter { stages * $0 <= model.layerCount }
+        var result: [(placement: PlacementKind?, virtualStages: Int?)] = []
+        for kind in ScheduleCatalog.placementKinds(name) where kind == run.parallel.placement ?? kind {
+            switch kind {
+            case .ring: if model.canFormRings { result.append((.ring, nil)) }
+            case .interleaved: result += (2...4).filter { stages * $0 <= model.layerCount }.map { (kind, $0) }
+            case .contiguous, .vShape: result.append((kind, nil))
+            }
+        }
+        return result
     }
 
     /// Recomputation never saves time, so there is no more of it than the memory asks for.
@@ -192,18 +208,22 @@ extension Planner.Choice {
         [
             ("stages", "\(parallel.stages!)"), ("replicas", "\(parallel.replicas)"),
             ("schedule", parallel.schedule.description),
-        ] + (parallel.virtualStages.map { [("virtual_stages", "\($0)")] } ?? []) + [
-            ("micro_batches", "\(parallel.microBatches)"), ("chunks", "\(parallel.chunks)"),
-        ]
+        ] + (parallel.placement.map { [("placement", $0.rawValue)] } ?? [])
+            + (parallel.virtualStages.map { [("virtual_stages", "\($0)")] } ?? []) + [
+                ("micro_batches", "\(parallel.microBatches)"), ("chunks", "\(parallel.chunks)"),
+            ]
             + (parallel.rematerializedLayers.isEmpty
                 ? [("rematerialize", parallel.rematerialization.rawValue)] : [])
-            + [("partition", "[\(layerCounts.map(String.init).joined(separator: ", "))]")]
+            + (parallel.placement == .ring
+                ? [("partition", "measured")]
+                : [("partition", "[\(layerCounts.map(String.init).joined(separator: ", "))]")])
     }
 
     /// The configuration with this choice made.
     var resolved: RunConfiguration.ParallelSection {
         var result = parallel
-        result.partition = .explicit(layerCounts)
+        // The shared block fixes the stages of a ring but for its slices.
+        if parallel.placement != .ring { result.partition = .explicit(layerCounts) }
         return result
     }
 }

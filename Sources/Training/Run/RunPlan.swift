@@ -44,7 +44,8 @@ public struct RunPlan: Sendable {
         cut = BatchCut(run, replica: replica)
         var own = layout.schedule
         if cut.microBatchCount != own.shape.microBatchCount {
-            own = try Layout.schedule(parallel, rankCount: rankCount, microBatchCount: cut.microBatchCount)
+            own = try Layout.schedule(
+                parallel, rankCount: rankCount, microBatchCount: cut.microBatchCount, ring: layout.ring)
             own.shape.skips = layout.schedule.shape.skips
         }
         let options = LoweringOptions(receiveLookAhead: receiveLookAhead, reducesReplicas: parallel.replicas > 1)

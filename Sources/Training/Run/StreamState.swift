@@ -10,7 +10,7 @@ import Tensors
 /// A tensor is `[L, B, H]`, the `L` layers of a recurrent stack being gathered under the name of its
 /// specification (`h` for `h_l0`, `h_l1`, ...).
 struct StreamState {
-    /// In order of layer and name: `carry.<position in model.layers>.<name>`.
+    /// In order of layer and name: `carry.<number of the block as applied>.<name>`.
     let tensors: [(layer: Int, name: String, tensor: Tensor)]
 
     /// What one rank's runtime holds now, with the rows of all replicas in replica 0; the others end up with nothing.
@@ -39,7 +39,7 @@ struct StreamState {
                     try session.exchange?.collect(rows: cut, width: width, at: start)
                 }
                 guard session.share.replica == 0 else { continue }
-                tensors.append((layer, "carry.\(layer - 1).\(base)", whole))
+                tensors.append((layer, "carry.\(session.model.blockNumber(ofLayer: layer)).\(base)", whole))
             }
         }
         return StreamState(tensors: tensors)
@@ -54,7 +54,9 @@ struct StreamState {
         for layer in session.ownedLayers {
             guard let block = session.model.layers[layer] as? Block else { continue }
             for base in block.mixer.streamStateNames {
-                guard let whole = try read("carry.\(layer - 1).\(base)") else { continue }
+                guard let whole = try read("carry.\(session.model.blockNumber(ofLayer: layer)).\(base)") else {
+                    continue
+                }
                 let (count, width) = (whole.shape[0], whole.width)
                 for l in 0..<count {
                     for m in 0..<cut.microBatchCount {

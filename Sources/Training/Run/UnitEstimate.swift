@@ -25,8 +25,13 @@ struct UnitEstimate {
     /// Rows and positions, flattened.
     let tokens: Int
     let timings: [LayerTiming]
-    /// Parameters, gradients, what the other replicas have of this one's share of them, and optimiser state.
+    /// Parameters, gradients, what the other replicas have of this one's share of them, and optimiser state; as if the
+    /// layer shared nothing with others of its rank.
     let fixedBytes: [Int]
+    /// Of one unit's message along each link of the model.
+    let linkBytes: [Int]
+    private let uses: [[ParameterUse]]
+    private let optimizerBytes: (Int) -> Int
     /// Sent to the other replicas once as gradients and once as values.
     let exchangedBytes: [Int]
     /// Kept from a recorded forward to the weight gradient.
@@ -54,13 +59,19 @@ struct UnitEstimate {
                     forward: layer.forwardFLOPsPerToken(time: cut.time) * scale, inputGradient: backward / 2,
                     weightGradient: backward / 2)
             }
-        fixedBytes = layers.map { layer in
-            layer.uses.reduce(0) { sum, use in
-                let count = use.parameter.shape.count
-                let share = (count + replicaCount - 1) / replicaCount
-                return sum + 4 * (2 * count + (replicaCount - 1 + optimizerCopies) * share)
-            }
+        uses = layers.map(\.uses)
+        func optimizerBytes(_ count: Int) -> Int {
+            4 * (replicaCount - 1 + optimizerCopies) * ((count + replicaCount - 1) / replicaCount)
         }
+        self.optimizerBytes = optimizerBytes
+        fixedBytes = layers.map { layer in
+            layer.uses.reduce(0) { $0 + 8 * $1.parameter.shape.count + optimizerBytes($1.parameter.shape.count) }
+        }
+        let length = (cut.time + cut.chunkCount - 1) / cut.chunkCount
+        let linkBytes = model.links.map {
+            4 * $0.width * $0.rows(batch: rows, time: length, positionOffset: cut.time - length)
+        }
+        self.linkBytes = linkBytes
         let headRows = Tape.crossEntropyBlockRows(rows: tokens, vocabulary: model.vocabularySize)
         exchangedBytes = layers.map { layer in
             layer.uses.reduce(0) { $0 + 4 * $1.parameter.shape.count } * (replicaCount - 1) / replicaCount
@@ -68,18 +79,44 @@ struct UnitEstimate {
         activationBytes = layers.enumerated().map { index, layer in
             // A single block of logits waits for the weight gradient.
             let logits = index == layers.count - 1 && headRows == tokens ? model.vocabularySize : 0
-            let arriving = model.links.filter { $0.to == index }.reduce(0) { $0 + $1.width }
+            let arriving = model.links.indices.filter { model.links[$0].to == index }.reduce(0) { $0 + linkBytes[$1] }
             // What earlier chunks carried in lies beside its gradient.
             let past = cut.chunkCount > 1 ? 2 * rows * layer.growingCarry(positions: cut.time) : 0
-            return 4 * ((layer.savedPerToken + logits + arriving) * tokens + past)
+            return 4 * ((layer.savedPerToken + logits) * tokens + past) + arriving
         }
         let inputWidths = layers.indices.map { $0 == 0 ? 0 : layers[$0 - 1].outputWidth }
-        inputBytes = inputWidths.map { $0 * tokens * 4 }
+        inputBytes = inputWidths.enumerated().map { index, width in
+            index == 0 ? 0 : 4 * width * rows * layers[index - 1].outputTime(length)
+        }
         temporaryBytes = layers.enumerated().map { index, layer in
             let isHead = index == layers.count - 1
             let work = max(layer.savedPerToken * tokens, isHead ? headRows * model.vocabularySize : 0)
             let messageWidth = max(inputWidths[index], isHead ? 0 : layer.outputWidth)
             return 4 * (work + 4 * messageWidth * tokens)
+        }
+    }
+
+    /// What a rank with these layers keeps from step to step: a value and optimiser state for every parameter, gradients
+    /// for every use-site.
+    func stateBytes(_ layers: [Int]) -> Int {
+        var seen: Set<ObjectIdentifier> = []
+        return layers.flatMap { uses[$0] }.reduce(0) { sum, use in
+            let count = use.parameter.shape.count
+            let isNew = seen.insert(ObjectIdentifier(use.parameter)).inserted
+            return sum + 4 * count + (isNew ? 4 * count + optimizerBytes(count) : 0)
+        }
+    }
+
+    /// Bytes of gradients that each rank sends at the end of a step, to all others that share a parameter.
+    ///
+    /// - Parameter layers: of each rank.
+    func tiedBytes(_ layers: [[Int]]) -> [Int] {
+        let used = layers.map { Dictionary(grouping: $0.flatMap { uses[$0] }) { ObjectIdentifier($0.parameter) } }
+        return used.indices.map { rank in
+            used[rank].reduce(0) { sum, entry in
+                let peers = used.indices.filter { $0 != rank && used[$0][entry.key] != nil }.count
+                return sum + entry.value.count * peers * 4 * entry.value[0].parameter.shape.count
+            }
         }
     }
 

@@ -24,6 +24,9 @@ struct Evaluate: ParsableCommand {
             let (result, step) = try job.evaluate(checkpoint: checkpoint, split: split)
             guard job.communicator.rank == 0 else { return }
             print(result.line(split, step: step))
+            for statistic in result.statistics {
+                print(String(format: "%@ %@: mean %.4f", statistic.layer, statistic.term, statistic.mean))
+            }
         }
     }
 }

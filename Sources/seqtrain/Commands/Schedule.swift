@@ -3,6 +3,8 @@ import Foundation
 import Pipeline
 import Training
 
+extension PlacementKind: ExpressibleByArgument {}
+
 struct ScheduleCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "schedule", abstract: "Proves, times, draws and writes schedule files.",
@@ -76,12 +78,17 @@ struct ScheduleCommand: ParsableCommand {
         @Option(help: ArgumentHelp("Slices of the sequence axis.", valueName: "k")) var chunks: Int = 1
         @Option(help: ArgumentHelp("Stages per rank, where the schedule leaves a choice.", valueName: "v"))
         var virtualStages: Int?
+        @Option(
+            help: ArgumentHelp("\(PlacementKind.allCases.map(\.rawValue).joined(separator: ", ")).", valueName: "kind"))
+        var placement: PlacementKind?
+        @Option(help: ArgumentHelp("Stages of a ring, in all.", valueName: "n")) var stages: Int?
+        @Option(help: ArgumentHelp("Rings that the ranks form.", valueName: "n")) var rings: Int = 1
         @Flag(help: "With SEND, RECV and WAIT.") var lowered = false
 
         func validate() throws {
             for (option, value) in [
                 ("--ranks", ranks), ("--micro-batches", microBatches), ("--chunks", chunks),
-                ("--virtual-stages", virtualStages ?? 1),
+                ("--virtual-stages", virtualStages ?? 1), ("--stages", stages ?? 1), ("--rings", rings),
             ] where !(1...65535).contains(value) {
                 throw ValidationError("\(option) needs a number from 1 to 65535, not \(value)")
             }
@@ -92,8 +99,8 @@ struct ScheduleCommand: ParsableCommand {
                 let schedule = try ScheduleCatalog.training(
                     name,
                     ScheduleRequest(
-                        rankCount: ranks, virtualStages: virtualStages, microBatchCount: microBatches,
-                        chunkCount: chunks))
+                        rankCount: ranks, virtualStages: virtualStages, placement: placement, stageCount: stages,
+                        ringCount: rings, microBatchCount: microBatches, chunkCount: chunks))
                 print(lowered ? try Lowering.lower(schedule).text : schedule.text, terminator: "")
             }
         }

@@ -4,6 +4,9 @@ from torch import nn
 MIXER = "{ type: rhn, depth: 4 }"
 # tanh and sigmoid in four micro-layers.
 FUNCTIONS = 512 * 2 * 4
+# Each step of four tokens reads the weights of its micro-layers forward and backward: 8 MB, where a core's own cache has 2.
+# Four rows are 8 FLOPs a weight; the core would need 80 GB/s to do them at its peak.
+STREAM = (4 * 512 * 1024 * 4, 2 / 4, 2 * 2 * 4 * 512 * 1024)
 
 
 class Highway(nn.Module):
