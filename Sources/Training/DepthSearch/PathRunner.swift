@@ -7,8 +7,8 @@ import Tensors
 /// Runs a trained model with any chain of its layers: left out, repeated, in any order ("Skip a layer or loop it?",
 /// arXiv 2507.07996). Embedding and head stay where they are.
 ///
-/// Sequences start from the zero state. What a layer keeps between chunks belongs to its position in the chain, so a
-/// repeated layer keeps it once for every time. On one rank; belongs to its thread.
+/// What a layer keeps between chunks and batches belongs to its position in the chain, so a repeated layer keeps it once for
+/// every time. On one rank; belongs to its thread.
 public final class PathRunner {
     private let model: Model
     private let context: ComputeContext
@@ -68,25 +68,29 @@ public final class PathRunner {
     }
 
     /// Loss and hits over `batches` in the units that a pipeline would run: the chain of all layers in order has the bits
-    /// of `Session.evaluate` on sequences that start afresh.
+    /// of `Session.evaluate`.
+    ///
+    /// - Parameter isStream: batches continue each other, as `Batch.resetsCarry` says.
     public func evaluate(
-        _ batches: some Sequence<TokenBatch>, path: [Int], microBatchCount: Int, chunkCount: Int
+        _ batches: some Sequence<TokenBatch>, path: [Int], microBatchCount: Int, chunkCount: Int, isStream: Bool = false
     ) -> Session.Evaluation {
         var result = Session.Evaluation(loss: 0, hits: 0, tokens: 0)
+        var state = [[Carry]](repeating: [], count: microBatchCount)
         for batch in batches {
             let cut = BatchCut(
                 rows: batch.rows, time: batch.time, microBatchCount: microBatchCount, chunkCount: chunkCount)
             var loss = 0.0
             for m in 0..<microBatchCount {
-                let tokens =
-                    cut.rows(ofMicroBatch: m).lowerBound * batch.time..<cut.rows(ofMicroBatch: m).upperBound
-                    * batch.time
+                let rows = cut.rows(ofMicroBatch: m)
+                let tokens = rows.lowerBound * batch.time..<rows.upperBound * batch.time
                 let sequences = Sequences(
                     inputs: Array(batch.inputs[tokens]), targets: Array(batch.targets[tokens]), time: batch.time)
-                forEachChunk(of: sequences, path: path, cut: cut) { losses, hits in
+                let before = isStream && !batch.restarts[0] ? state[m] : []
+                let after = forEachChunk(of: sequences, path: path, cut: cut, carries: before) { losses, hits in
                     loss += losses.reduce(0) { $0 + Double($1) }
                     result.hits += hits.reduce(0) { $0 + Int($1) }
                 }
+                state[m] = after.map { $0.filter(\.crossesBatches) }
             }
             result.loss += loss
             result.tokens += batch.targetCount
@@ -99,7 +103,7 @@ public final class PathRunner {
         let (count, time) = (sequences.count, sequences.time)
         var scores: [Score] = []
         let cut = BatchCut(rows: count, time: time, microBatchCount: 1, chunkCount: 1)
-        forEachChunk(of: sequences, path: path, cut: cut) { losses, hits in
+        _ = forEachChunk(of: sequences, path: path, cut: cut, carries: []) { losses, hits in
             scores = (0..<count).map { row in
                 let tokens = row * time..<(row + 1) * time
                 return Score(
@@ -110,12 +114,16 @@ public final class PathRunner {
         return scores
     }
 
-    /// - Parameter body: gets loss and hit of every row of a chunk, in order.
+    /// - Parameters:
+    ///   - carries: by position in the chain; empty is the zero state.
+    ///   - body: gets loss and hit of every row of a chunk, in order.
+    /// - Returns: the state after the sequences.
     private func forEachChunk(
-        of sequences: Sequences, path: [Int], cut: BatchCut, _ body: (_ losses: [Float], _ hits: [Int32]) -> Void
-    ) {
-        guard sequences.count > 0 else { return }
-        var carries = [Carry](repeating: [], count: path.count)
+        of sequences: Sequences, path: [Int], cut: BatchCut, carries: [Carry],
+        _ body: (_ losses: [Float], _ hits: [Int32]) -> Void
+    ) -> [Carry] {
+        guard sequences.count > 0 else { return [] }
+        var carries = carries.isEmpty ? [Carry](repeating: [], count: path.count) : carries
         for chunk in 0..<cut.chunkCount {
             let positions = cut.positions(ofChunk: chunk)
             let pass = Pass(
@@ -137,6 +145,7 @@ public final class PathRunner {
             let (losses, hits) = tokenScores(flow.activation, part(sequences.targets), pass)
             body(losses, hits)
         }
+        return carries
     }
 
     private func tokenScores(_ x: Variable, _ targets: [Int32], _ pass: Pass) -> (losses: [Float], hits: [Int32]) {

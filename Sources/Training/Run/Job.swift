@@ -148,7 +148,7 @@ public final class Job {
         return (try session.evaluate(batches, isStream: data.isStream), step)
     }
 
-    /// As above with a chain of layers instead of all in order; sequences start from the zero state. One rank only.
+    /// As above with a chain of layers instead of all in order. One rank only.
     public func evaluate(
         checkpoint: String?, split: Corpus.Split, path: [Int]
     ) throws -> (result: Session.Evaluation, step: Int) {
@@ -159,7 +159,7 @@ public final class Job {
         let cut = session.plan.cut
         let result = runner.evaluate(
             try data.evaluationBatches(split: split), path: path, microBatchCount: cut.totalMicroBatchCount,
-            chunkCount: cut.chunkCount)
+            chunkCount: cut.chunkCount, isStream: data.isStream)
         return (result, step)
     }
 
