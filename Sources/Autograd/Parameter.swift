@@ -42,7 +42,9 @@ public final class Parameter {
     public let updateRule: UpdateRule
     /// Every application of this parameter in the model, in order.
     public private(set) var uses: [ParameterUse] = []
-    /// Absent on ranks that own none of its uses.
+    /// Applications that never have a gradient, beside `uses`.
+    public private(set) var readers: [ParameterUse] = []
+    /// Absent on ranks that own none of its uses and readers.
     public private(set) var storedValue: Tensor?
     /// Counts changes of the value, so that packed copies know when they are stale.
     public private(set) var version = 0
@@ -75,6 +77,13 @@ public final class Parameter {
     public func addUse() -> ParameterUse {
         let use = ParameterUse(parameter: self, index: uses.count)
         uses.append(use)
+        return use
+    }
+
+    /// Registers an application that never has a gradient.
+    public func addReader() -> ParameterUse {
+        let use = ParameterUse(parameter: self, index: -1)
+        readers.append(use)
         return use
     }
 
@@ -127,6 +136,7 @@ public final class Parameter {
 /// stages gets the same bits wherever its uses lie (promise P1).
 public final class ParameterUse {
     public unowned let parameter: Parameter
+    /// Among the parameter's uses; −1 without a gradient.
     public let index: Int
     private var slot: Tensor?
     private var holdsSum = false
@@ -137,10 +147,12 @@ public final class ParameterUse {
     }
 
     public var value: Tensor { parameter.value }
+    public var hasGradient: Bool { index >= 0 }
     public var shape: Shape { parameter.shape }
 
     /// The slot, with `isFresh` true before the first contribution of this step (write, don't add).
     public func writableGradient(_ context: ComputeContext) -> (tensor: Tensor, isFresh: Bool) {
+        require(hasGradient, "ParameterUse: '\(parameter.name)' got a gradient where it runs forward only")
         let tensor = slot ?? context.tensor(shape, .gradients)
         slot = tensor
         defer { holdsSum = true }

@@ -62,6 +62,8 @@ public enum LayerPort: String, CaseIterable, Sendable {
     case keys, values
     /// The embedded input that every recursion sees again.
     case injection
+    /// The same for recursions that run forward only, as a constant.
+    case constantInjection
     /// What adaptive computation time has gathered for each token.
     case halting
 }

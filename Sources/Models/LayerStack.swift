@@ -4,9 +4,12 @@ import Autograd
 final class LayerStack {
     private let registry: ParameterRegistry
     private let defaults: LayerDefaults
+    private let finalNorm: NormKind
     private(set) var layers: [any HiddenLayer] = []
     var links: [LayerLink] = []
-    private(set) var recursions: [Recursion] = []
+    var recursions: [Recursion] = []
+    /// Whether the final norm acts before the head, too.
+    var usesFinalNorm = false
     /// Of the activation that leaves the last layer so far.
     private(set) var width: Int
     /// The step layer that came last.
@@ -14,7 +17,8 @@ final class LayerStack {
     /// The number that the next layer has in canonical names.
     var nextName = 0
 
-    init(_ registry: ParameterRegistry, _ defaults: LayerDefaults, width: Int) {
+    init(_ registry: ParameterRegistry, _ defaults: LayerDefaults, width: Int, finalNorm: NormKind) {
+        self.finalNorm = finalNorm
         self.registry = registry
         self.defaults = defaults
         self.width = width
@@ -30,7 +34,12 @@ final class LayerStack {
             var count = 1
             if entry.has("layers") {
                 count = try depth(try entry.sections("layers"))
-                if entry.has("recursion") { count *= try RecursionSettings(try entry.section("recursion")).count }
+                if entry.has("recursion") {
+                    let recursion = try entry.section("recursion")
+                    count *=
+                        recursion.has("depth")
+                        ? try RecurrentDepth(recursion, width: 1).mean : try RecursionSettings(recursion).count
+                }
             }
             sum += try entry.int("repeat", default: 1, in: 1...100_000) * count
         }
@@ -79,8 +88,11 @@ final class LayerStack {
     private func appendRecursion(
         _ reader: ConfigurationReader, _ entries: [ConfigurationReader]
     ) throws(ConfigurationError) {
-        let settings = try RecursionSettings(reader)
         let block = try flattened(entries)
+        if reader.has("depth") {
+            return try appendRecurrentDepth(try RecurrentDepth(reader, width: width), block, finalNorm: finalNorm)
+        }
+        let settings = try RecursionSettings(reader)
         let (first, firstName, widthIn) = (nextIndex, nextName, width)
         let depth = block.count * settings.count
         let signals = try settings.signals.map { reader throws(ConfigurationError) in
@@ -132,7 +144,8 @@ final class LayerStack {
         }
         switch router.kind {
         case .expert:
-            append(ExpertRouter(router, recursion: recursion, builder("model.layers.\(firstName + recursion)")))
+            let number = firstName + min(recursion, router.budgets.count - 1)
+            append(ExpertRouter(router, recursion: recursion, builder("model.layers.\(number)")))
         case .token: append(TokenRouter(router, recursion: recursion, builder("model.layers.\(firstName)")))
         }
     }

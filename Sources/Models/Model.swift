@@ -75,9 +75,12 @@ public final class Model {
             positions == "learned"
             ? try reader.int("max_positions", default: nil, in: 1...100_000_000) : nil
 
-        func builder(_ prefix: String, _ index: Int, _ inputWidth: Int) -> LayerBuilder {
+        func builder(
+            _ prefix: String, _ index: Int, _ inputWidth: Int, sharing: LayerSharing? = nil
+        ) -> LayerBuilder {
             LayerBuilder(
-                registry: registry, prefix: prefix, layerIndex: index, inputWidth: inputWidth, defaults: defaults)
+                registry: registry, prefix: prefix, layerIndex: index, inputWidth: inputWidth, defaults: defaults,
+                sharing: sharing)
         }
         embedding = EmbeddingLayer(
             vocabularySize: vocabularySize, width: width, scale: isScaled ? Float(width).squareRoot() : 1,
@@ -86,7 +89,7 @@ public final class Model {
 
         let entries = try reader.sections("layers")
         defaults.depth = try LayerStack.depth(entries)
-        let stack = LayerStack(registry, defaults, width: width)
+        let stack = LayerStack(registry, defaults, width: width, finalNorm: NormKind(rawValue: finalNorm)!)
         try stack.append(entries)
         if stack.layers.isEmpty { throw reader.error("layers", "at least one layer is needed") }
         let lastWidth = stack.width
@@ -100,7 +103,8 @@ public final class Model {
             vocabularySize: vocabularySize, norm: NormKind(rawValue: finalNorm)!,
             tiedTo: isTied ? "model.embed_tokens.weight" : nil, hasBias: hasHeadBias, dropout: headDropout,
             initializer: embeddingInitializer,
-            builder("model", headIndex, lastWidth), builder("lm_head", headIndex, lastWidth))
+            builder("model", headIndex, lastWidth, sharing: .all(isFirst: !stack.usesFinalNorm)),
+            builder("lm_head", headIndex, lastWidth))
         links = try LayerLink.readSkips(reader, layers: [embedding] + stack.layers) + stack.links
         if links.count > LayerLink.countLimit {
             throw reader.error(

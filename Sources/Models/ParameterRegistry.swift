@@ -17,11 +17,23 @@ public final class ParameterRegistry {
         updateRule: UpdateRule = .optimizer(rateFactor: 1)
     ) -> ParameterUse {
         precondition(byName[name] == nil, "parameter '\(name)' declared twice")
+        return add(name, shape, initializer, decays: decays, updateRule: updateRule).addUse()
+    }
+
+    /// An application that never has a gradient; the first one declares the parameter.
+    func read(_ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool) -> ParameterUse {
+        (byName[name] ?? add(name, shape, initializer, decays: decays)).addReader()
+    }
+
+    private func add(
+        _ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool,
+        updateRule: UpdateRule = .optimizer(rateFactor: 1)
+    ) -> Parameter {
         let parameter = Parameter(
             name: name, shape: shape, initializer: initializer, decays: decays, updateRule: updateRule)
         parameters.append(parameter)
         byName[name] = parameter
-        return parameter.addUse()
+        return parameter
     }
 
     /// One more use of a declared parameter, of the shape it was declared with (shared blocks).
@@ -101,6 +113,9 @@ public final class LayerBuilder {
     /// A tensor of any shape; `decays` says whether weight decay applies.
     public func tensor(_ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool) -> ParameterUse {
         guard let sharing else { return keep(registry.declare(fullName(name), shape, initializer, decays: decays)) }
+        if sharing.lap?.isForwardOnly == true {
+            return keep(registry.read(fullName(name), shape, initializer, decays: decays))
+        }
         if sharing.isOwn(name) {
             return keep(registry.declare("\(sharing.ownPrefix).\(name)", shape, initializer, decays: decays))
         }

@@ -11,16 +11,19 @@ import Tensors
 public struct TiedGradients {
     /// Owner rank of each use-site of each parameter, by canonical parameter index.
     public let useRanks: [[Int]]
+    /// Ranks that apply each parameter, with a gradient or without, ascending.
+    private let holders: [[Int]]
     private let parameters: [Parameter]
 
     /// - Parameter rankOfUse: the rank that runs the layer a use-site belongs to.
     public init(parameters: [Parameter], rankOfUse: (ParameterUse) -> Int) {
         self.parameters = parameters
         useRanks = parameters.map { $0.uses.map(rankOfUse) }
+        holders = parameters.map { Set(($0.uses + $0.readers).map(rankOfUse)).sorted() }
     }
 
     /// Whether `rank` applies parameter `index`.
-    public func isHeld(_ index: Int, by rank: Int) -> Bool { useRanks[index].contains(rank) }
+    public func isHeld(_ index: Int, by rank: Int) -> Bool { holders[index].contains(rank) }
 
     /// The one rank that speaks for parameter `index` in norms and checkpoints.
     public func owner(_ index: Int) -> Int { useRanks[index][0] }
@@ -38,13 +41,13 @@ public struct TiedGradients {
         // Tags count down from the top, away from those of the schedule's own messages.
         var tag = communicator.largestTag
         for (index, ranks) in useRanks.enumerated() {
-            defer { if ranks.count > 1 { tag -= ranks.count } }
-            guard ranks.contains(me) else { continue }
+            defer { if holders[index].count > 1 { tag -= ranks.count } }
+            guard holders[index].contains(me) else { continue }
             let range = share.range(of: parameters[index].shape.count)
             slots[index] = try ranks.enumerated().map { useIndex, owner in
                 guard owner != me else {
                     let gradient = TensorPiece(of: parameters[index].uses[useIndex].gradient(context), range)
-                    for peer in Set(ranks).sorted() where peer != me {
+                    for peer in holders[index] where peer != me {
                         let bytes = UnsafeRawBufferPointer(start: gradient.pointer, count: gradient.count * 4)
                         requests.append(try communicator.send(bytes, to: peer, tag: tag - useIndex))
                     }

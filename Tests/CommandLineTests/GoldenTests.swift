@@ -44,7 +44,10 @@ import Testing
             ])
     }
 
-    @Test(arguments: ["hybrid", "tied_embeddings", "word_language_model"]) func localRanks(_ name: String) throws {
+    @Test(arguments: [
+        "hybrid", "tied_embeddings", "word_language_model", "mor_expert_updated_keys", "mor_token_loss_free",
+    ])
+    func localRanks(_ name: String) throws {
         try Self.compare(name, ["parallel.micro_batches=2", "--local-ranks", "2"])
     }
 

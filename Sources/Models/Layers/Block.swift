@@ -19,6 +19,8 @@ public final class Block: HiddenLayer {
     private let keyValues: KeyValueUse
     /// In a group with routers, how many tokens come this far.
     private let budget: TokenBudget?
+    /// In a recurrent depth, the iteration.
+    private let lap: DepthLap?
     private let inputNorm, mixedNorm: Norm
     private let mlp: FeedForward?
     private let scaling: BranchScaling?
@@ -39,6 +41,7 @@ public final class Block: HiddenLayer {
         inputWidth = builder.inputWidth
         keyValues = builder.sharing?.keyValues ?? .own
         budget = builder.sharing?.budget
+        lap = builder.sharing?.lap
         let normName = try reader.choice(
             "norm", of: NormKind.allCases.map(\.rawValue), default: builder.defaults.norm.rawValue)
         let norm = NormKind(rawValue: normName)!
@@ -102,6 +105,10 @@ public final class Block: HiddenLayer {
     }
 
     public func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
+        lap?.forward(flow, carry: carry, pass, apply) ?? apply(flow, carry: carry, pass)
+    }
+
+    private func apply(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
         var flow = flow
         // No token of this micro-batch has come so far.
         if flow.selection?.time == 0 { return (flow, carry) }
@@ -154,10 +161,15 @@ public final class Block: HiddenLayer {
         // Borrowed keys are those of all tokens.
         let visible = keyValues == .own ? count : time
         let flops = mixer.flopsPerToken(time: visible) + (mlp?.flopsPerToken ?? 0) + lowRankCost.flops
-        return flops * Double(count) / Double(time)
+        return flops * (lap?.share ?? 1) * Double(count) / Double(time)
     }
 
+    public func backwardFLOPsPerToken(time: Int) -> Double { isForwardOnly ? 0 : 2 * forwardFLOPsPerToken(time: time) }
+
+    public var isForwardOnly: Bool { lap?.isForwardOnly ?? false }
+
     public var savedPerToken: Int {
+        if isForwardOnly { return 0 }
         var count = inputWidth + outputWidth
         if !isRematerialized {
             count +=

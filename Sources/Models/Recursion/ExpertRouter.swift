@@ -21,11 +21,11 @@ final class ExpertRouter: HiddenLayer {
 
     /// - Parameter recursion: the one that follows, counted from 0.
     init(_ settings: RouterSettings, recursion: Int, _ builder: LayerBuilder) {
-        name = builder.prefix
+        let isLast = recursion == settings.budgets.count
+        name = "\(builder.prefix).\(isLast ? "merge" : "mor_router")"
         outputWidth = builder.inputWidth
         self.settings = settings
         self.recursion = recursion
-        let isLast = recursion == settings.budgets.count
         scores = isLast ? nil : RouterScores(settings, outputs: 1, builder)
         auxiliary =
             isLast || settings.sampling != .auxRouter

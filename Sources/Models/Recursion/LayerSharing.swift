@@ -13,10 +13,13 @@ public struct LayerSharing {
     let keyValues: KeyValueUse
     /// In a group with routers, how many tokens of a sequence come this far.
     let budget: TokenBudget?
+    /// In a recurrent depth, the iteration.
+    var lap: DepthLap? = nil
 
     /// Everything is shared.
-    static func all(isFirst: Bool) -> LayerSharing {
-        LayerSharing(isFirst: isFirst, ownPrefix: "", unshared: [], relaxation: nil, keyValues: .own, budget: nil)
+    static func all(isFirst: Bool, lap: DepthLap? = nil) -> LayerSharing {
+        LayerSharing(
+            isFirst: isFirst, ownPrefix: "", unshared: [], relaxation: nil, keyValues: .own, budget: nil, lap: lap)
     }
 
     func isOwn(_ name: String) -> Bool { unshared.contains { name.hasPrefix($0) } }

@@ -43,6 +43,7 @@ public enum RecursionSharing: String, CaseIterable, Sendable {
 /// - `count`: applications (`R`). `sharing`: `cycle` (default) | `sequence`.
 /// - `share_norms` (true): false gives every application norms of its own.
 /// - `relaxation`: low-rank corrections of each application's own (`Relaxation`).
+/// - `depth` in their place: a core iterated from a random state (`RecurrentDepth`).
 /// - `signals` (`StepSignals`), `halting` (`AdaptiveHalting`): a Universal Transformer; `cycle` only.
 /// - `share_key_values` (false): attention of later recursions has queries only and attends to the keys and values of the
 ///   first one.

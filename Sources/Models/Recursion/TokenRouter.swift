@@ -21,7 +21,7 @@ final class TokenRouter: HiddenLayer {
 
     /// - Parameter recursion: the one that follows, counted from 0.
     init(_ settings: RouterSettings, recursion: Int, _ builder: LayerBuilder) {
-        name = builder.prefix
+        name = builder.prefix + (recursion == 0 ? ".mor_router" : ".merge.\(recursion)")
         outputWidth = builder.inputWidth
         self.settings = settings
         self.recursion = recursion

@@ -13,7 +13,7 @@ enum ModelDescription {
                 fixed(layer.forwardFLOPsPerToken(time: time) / 1e6, 3), grouped(layer.savedPerToken),
             ])
             for use in layer.uses {
-                let tied = use.index > 0 ? " (tied)" : ""
+                let tied = use.index != 0 ? " (tied)" : ""
                 rows.append(["", "  " + use.parameter.name + tied, "\(use.shape)", grouped(use.shape.count), "", ""])
             }
         }

@@ -173,7 +173,7 @@ public final class Session {
             loss: .nan, auxiliary: [:], gradientNorm: .nan, seconds: 0, timing: StepTiming(), tokenCount: tokenCount,
             stopRequested: false)
         runtime.onReduceReplicas = { [self] stage in
-            try exchange!.startSums(plan.stageLayers[stage].flatMap { model.layers[$0].uses })
+            try exchange!.startSums(plan.stageLayers[stage].flatMap { model.layers[$0].uses }.filter(\.hasGradient))
         }
         runtime.onReduceTied = { [self] in
             try exchange?.completeSums()
