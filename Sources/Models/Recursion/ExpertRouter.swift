@@ -60,6 +60,8 @@ final class ExpertRouter: HiddenLayer {
     }
 
     private var budget: TokenBudget { settings.budgets[recursion] }
+    /// Part of the tokens that comes here.
+    private var shareBefore: Double { recursion == 0 ? 1 : settings.budgets[recursion - 1].share }
 
     /// The residual stream with what comes from the recursion before.
     private func merged(_ flow: Flow, _ rows: [Int32], _ tape: Tape) -> Variable {
@@ -72,10 +74,8 @@ final class ExpertRouter: HiddenLayer {
         let count = z.value.count
         if budget.isWhole { return Array(repeating: true, count: count) }
         if pass.isGenerating {
-            // Draws are uniform; a part of those that came so far goes on.
-            let threshold =
-                settings.isRandom
-                ? Float(1 - budget.share / (recursion == 0 ? 1 : settings.budgets[recursion - 1].share)) : 0
+            // Draws are uniform: the same part of those that came so far goes on as in training.
+            let threshold = settings.isRandom ? Float(1 - budget.share / shareBefore) : 0
             let guess = auxiliary.map { $0(seen, pass.tape) } ?? z
             return guess.value.array.map { $0 >= threshold }
         }
@@ -115,9 +115,8 @@ final class ExpertRouter: HiddenLayer {
     func largestOutputTime(in pass: Pass) -> Int { scores == nil ? pass.time : budget.limit(in: pass) }
 
     func forwardFLOPsPerToken(time: Int) -> Double {
-        let arriving = recursion == 0 ? 0 : settings.budgets[recursion - 1].share
         let networks = (scores?.flopsPerToken ?? 0) + (auxiliary?.flopsPerToken ?? 0)
-        return arriving * Double(2 * outputWidth) + (recursion == 0 ? 1 : arriving) * networks
+        return shareBefore * (networks + (recursion == 0 ? 0 : Double(2 * outputWidth)))
     }
 
     /// The residual stream, the tokens that the router sees, and those that it lets through.
