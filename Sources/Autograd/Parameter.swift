@@ -22,6 +22,15 @@ public enum Initializer: Sendable, Equatable {
     case values([Float])
 }
 
+/// How a step changes a parameter.
+public enum UpdateRule: Sendable, Equatable {
+    /// By the optimiser, at its rate times a factor.
+    case optimizer(rateFactor: Double)
+    /// `value −= step · sign(g)`, with `g` what the use-sites have gathered in place of a gradient. It has no part in
+    /// the gradient's norm, in clipping or in the optimiser.
+    case sign(step: Float)
+}
+
 /// One trainable tensor under its canonical name. The name, not the rank, is its identity:
 /// checkpoints, random initialisation and the gradient norm are keyed by it.
 public final class Parameter {
@@ -30,6 +39,7 @@ public final class Parameter {
     public let initializer: Initializer
     /// Weight decay applies to matrices, not to norms and biases.
     public let decays: Bool
+    public let updateRule: UpdateRule
     /// Every application of this parameter in the model, in order.
     public private(set) var uses: [ParameterUse] = []
     /// Applications that never have a gradient, beside `uses`.
@@ -39,11 +49,20 @@ public final class Parameter {
     /// Counts changes of the value, so that packed copies know when they are stale.
     public private(set) var version = 0
 
-    public init(name: String, shape: Shape, initializer: Initializer, decays: Bool) {
+    public init(
+        name: String, shape: Shape, initializer: Initializer, decays: Bool,
+        updateRule: UpdateRule = .optimizer(rateFactor: 1)
+    ) {
+        self.updateRule = updateRule
         self.name = name
         self.shape = shape
         self.initializer = initializer
         self.decays = decays
+    }
+
+    /// Whether it follows the gradient of the loss.
+    public var hasGradient: Bool {
+        if case .optimizer = updateRule { true } else { false }
     }
 
     public var value: Tensor {

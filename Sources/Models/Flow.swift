@@ -73,11 +73,11 @@ public enum LayerPort: String, CaseIterable, Sendable {
 /// Layers count as the pipeline cuts them: 0 the embedding, then the hidden layers, last the head.
 public struct LayerLink: Hashable, Sendable {
     /// How many rows it carries for each sequence.
-    public enum Extent: Sendable {
+    public enum Extent: Hashable, Sendable {
         /// The tokens of the chunk.
         case chunk
-        /// All tokens up to the end of the chunk.
-        case history
+        /// All tokens up to the end of the chunk, or as many as the chunk's first one sees before itself.
+        case history(window: Int?)
     }
 
     public let from: Int
@@ -97,21 +97,25 @@ public struct LayerLink: Hashable, Sendable {
 
     /// Rows of a unit's message.
     public func rows(batch: Int, time: Int, positionOffset: Int) -> Int {
-        batch * (extent == .chunk ? time : positionOffset + time)
+        switch extent {
+        case .chunk: batch * time
+        case .history(let window): batch * (min(positionOffset, window.map { $0 - 1 } ?? positionOffset) + time)
+        }
     }
 }
 
 extension LayerLink {
     /// Reads `model.skips`, a list of `{from: 1, to: 6}` (long skips as in U-Net, arXiv 1505.04597, by addition).
     ///
-    /// - Parameter widths: of the output of every layer but the head.
+    /// - Parameter layers: all but the head.
     static func readSkips(
-        _ reader: ConfigurationReader, widths: [Int]
+        _ reader: ConfigurationReader, layers: [any ModelLayer]
     ) throws(ConfigurationError) -> [LayerLink] {
         var skips: [LayerLink] = []
+        let widths = layers.map(\.outputWidth)
         for entry in try reader.sections("skips") {
-            let from = try entry.int("from", default: nil, in: 0...widths.count)
-            let to = try entry.int("to", default: nil, in: 0...widths.count)
+            let from = try entry.int("from", default: nil, in: 0...layers.count)
+            let to = try entry.int("to", default: nil, in: 0...layers.count)
             try entry.finish()
             if to < from + 2 {
                 throw entry.error(
@@ -121,6 +125,12 @@ extension LayerLink {
                 throw entry.error(
                     "to",
                     "layer \(to) takes width \(widths[to - 1]), layer \(from) gives \(widths[from]); a skip joins equal widths"
+                )
+            }
+            for (key, layer) in [("from", from), ("to", to - 1)] where layers[layer].routesTokens {
+                throw entry.error(
+                    key,
+                    "layer \(key == "from" ? from : to) is among those that only some tokens come to; join layers outside"
                 )
             }
             let skip = LayerLink(from: from, to: to, port: .sum, width: widths[from])

@@ -98,27 +98,67 @@ final class LayerStack {
         let signals = try settings.signals.map { reader throws(ConfigurationError) in
             try StepSignals(reader, width: widthIn)
         }
+        var lenders: [Int: Int] = [:]
         for application in 0..<depth {
             let place = settings.sharing.place(application, layerCount: block.count, count: settings.count)
             if settings.hasSteps, place.layer == 0 {
                 appendStep(place.recursion, settings, signals, name: "model.layers.\(firstName)")
             }
+            if let router = settings.router, place.layer == 0 {
+                append(router, place.recursion, firstName, block.count)
+            }
+            let prefixes = settings.prefixes(place, application: application, firstName: firstName)
             let sharing = LayerSharing(
-                isFirst: place.recursion == 0, ownPrefix: "model.layers.\(firstName + application)",
-                unshared: settings.unshared, relaxation: settings.relaxation)
-            let prefix = "model.layers.\(firstName + place.firstUse)"
-            append(try Block(block[place.layer], builder(prefix, sharing: sharing)))
+                isFirst: place.recursion == 0, ownPrefix: prefixes.own, unshared: settings.unshared,
+                relaxation: settings.relaxation, keyValues: settings.keyValues(place.recursion),
+                budget: settings.router?.budgets[place.recursion])
+            let layer = try Block(block[place.layer], builder(prefixes.shared, sharing: sharing))
+            if let lender = lenders[place.layer] { lend(layer, from: lender) }
+            if sharing.keyValues == .lent { lenders[place.layer] = nextIndex }
+            append(layer)
             if width != widthIn {
                 throw block[place.layer].error(
                     "mixer", "the shared block changes the width from \(widthIn) to \(width); every layer must keep it")
             }
         }
-        nextName = firstName + depth
+        let end = nextIndex
+        if let router = settings.router { append(router, settings.count, firstName, block.count) }
+        nextName = firstName + (settings.router.map { $0.kind == .expert ? settings.count : 1 } ?? depth)
         recursions.append(
             Recursion(
-                layers: first..<nextIndex, count: settings.count, blockLength: (nextIndex - first) / settings.count,
+                layers: first..<end, count: settings.count, blockLength: (end - first) / settings.count,
                 sharing: settings.sharing))
         if let halting = settings.halting { appendAnswer(halting, settings, name: "model.layers.\(firstName)") }
+    }
+
+    /// The router before a recursion, or what ends the group, with the links from the one before.
+    private func append(_ router: RouterSettings, _ recursion: Int, _ firstName: Int, _ blockLength: Int) {
+        if recursion > 0 {
+            let (from, to) = (nextIndex - 1 - blockLength, nextIndex)
+            links.append(LayerLink(from: from, to: to, port: .residual, width: width))
+            let isToken = router.kind == .token
+            if isToken || router.isWeighted {
+                links.append(
+                    LayerLink(from: from, to: to, port: .gates, width: isToken ? TokenRouter.gatesWidth(router) : 1))
+            }
+        }
+        switch router.kind {
+        case .expert:
+            let number = firstName + min(recursion, router.budgets.count - 1)
+            append(ExpertRouter(router, recursion: recursion, builder("model.layers.\(number)")))
+        case .token: append(TokenRouter(router, recursion: recursion, builder("model.layers.\(firstName)")))
+        }
+    }
+
+    /// Keys and values go from a layer to the one that comes next.
+    private func lend(_ layer: Block, from lender: Int) {
+        guard let attention = layer.mixer as? AttentionMixer else { return }
+        for port in [LayerPort.keys, .values] {
+            links.append(
+                LayerLink(
+                    from: lender, to: nextIndex, port: port, width: attention.sharedWidth,
+                    extent: .history(window: attention.window)))
+        }
     }
 
     /// The layer before an application, which hands what it knows of halting to the next one.

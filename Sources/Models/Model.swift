@@ -105,8 +105,7 @@ public final class Model {
             initializer: embeddingInitializer,
             builder("model", headIndex, lastWidth, sharing: .all(isFirst: !stack.usesFinalNorm)),
             builder("lm_head", headIndex, lastWidth))
-        links =
-            try LayerLink.readSkips(reader, widths: [width] + stack.layers.map(\.outputWidth)) + stack.links
+        links = try LayerLink.readSkips(reader, layers: [embedding] + stack.layers) + stack.links
         if links.count > LayerLink.countLimit {
             throw reader.error(
                 "layers", "\(links.count) connections past layers; at most \(LayerLink.countLimit) are possible")

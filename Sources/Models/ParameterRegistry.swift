@@ -12,9 +12,12 @@ public final class ParameterRegistry {
     public func parameter(named name: String) -> Parameter? { byName[name] }
 
     /// Declares a parameter and its first use.
-    public func declare(_ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool) -> ParameterUse {
+    public func declare(
+        _ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool,
+        updateRule: UpdateRule = .optimizer(rateFactor: 1)
+    ) -> ParameterUse {
         precondition(byName[name] == nil, "parameter '\(name)' declared twice")
-        return add(name, shape, initializer, decays: decays).addUse()
+        return add(name, shape, initializer, decays: decays, updateRule: updateRule).addUse()
     }
 
     /// An application that never has a gradient; the first one declares the parameter.
@@ -22,8 +25,12 @@ public final class ParameterRegistry {
         (byName[name] ?? add(name, shape, initializer, decays: decays)).addReader()
     }
 
-    private func add(_ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool) -> Parameter {
-        let parameter = Parameter(name: name, shape: shape, initializer: initializer, decays: decays)
+    private func add(
+        _ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool,
+        updateRule: UpdateRule = .optimizer(rateFactor: 1)
+    ) -> Parameter {
+        let parameter = Parameter(
+            name: name, shape: shape, initializer: initializer, decays: decays, updateRule: updateRule)
         parameters.append(parameter)
         byName[name] = parameter
         return parameter
@@ -132,6 +139,13 @@ public final class LayerBuilder {
                     .uniform(bound: 1 / Float(input).squareRoot()), decays: true)),
             up: keep(registry.declare("\(prefix).lora_B.weight", Shape(output, rank), .constant(0), decays: true)),
             scale: relaxation.scale)
+    }
+
+    /// A tensor that is this layer's alone and that a step changes by a rule of its own.
+    func tensor(
+        _ name: String, _ shape: Shape, _ initializer: Initializer, decays: Bool, updateRule: UpdateRule
+    ) -> ParameterUse {
+        keep(registry.declare("\(prefix).\(name)", shape, initializer, decays: decays, updateRule: updateRule))
     }
 
     public func tied(to name: String) -> ParameterUse { keep(registry.reuse(name)) }

@@ -48,7 +48,7 @@ struct MessageLayout {
         } else {
             let layer = Self.producer(message, model, stageLayers)
             width = layer.outputWidth
-            rows = pass.batch * layer.outputTime(pass.time)
+            rows = pass.batch * layer.largestOutputTime(in: pass)
         }
     }
 

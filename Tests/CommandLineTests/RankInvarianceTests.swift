@@ -37,6 +37,22 @@ import Testing
         }
     }
 
+    /// Messages whose length only the sender knows, between real processes.
+    @Test(.enabled(if: Binary.mpirun != nil), arguments: ["mor_expert", "mor_token"])
+    func routedProbeBytesUnderMPI(name: String) throws {
+        let space = try Workspace()
+        func probe(_ out: String, _ arguments: [String], ranks: Int?) throws {
+            let config = "\(Binary.packageRoot)/configs/recursion/\(name).yaml"
+            let result = try Binary.run(["probe", config, "--out", "\(space.path)/\(out)"] + arguments, ranks: ranks)
+            try #require(result.status == 0, "\(arguments): \(result.errorOutput)")
+        }
+        try probe("reference", [], ranks: nil)
+        for arguments in [["parallel.schedule=zb_h1"], ["parallel.placement=ring", "parallel.schedule=interleaved"]] {
+            try probe("mpi", arguments, ranks: 3)
+            #expect(try space.bytes("mpi") == space.bytes("reference"), "\(arguments)")
+        }
+    }
+
     /// A sample of every schedule between real processes; the grid of sizes runs in process (`ScheduleInvarianceTests`).
     @Test(.enabled(if: Binary.mpirun != nil)) func everyScheduleUnderMPI() throws {
         let space = try Workspace()

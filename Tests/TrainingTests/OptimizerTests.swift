@@ -47,6 +47,29 @@ import Training
         return parameter.value.array
     }
 
+    /// Rules of a parameter's own: a multiple of the rate, and steps by sign that no clipping, decay or rate touches.
+    @Test func rulesOfAParametersOwn() throws {
+        func moved(_ rule: UpdateRule, rate: Double) throws -> [Float] {
+            let optimizer = Optimizer(try configuration("type: adamw, weight_decay: 0.1"), context: context)
+            let parameter = Parameter(
+                name: "w", shape: Shape(start.count), initializer: .constant(0), decays: true, updateRule: rule)
+            parameter.materialize(seed: 1, context)
+            parameter.value.copy(from: start, count: start.count)
+            optimizer.prepare(parameter)
+            #expect(optimizer.state.isEmpty == !parameter.hasGradient)
+            let gradient = context.tensor(parameter.shape, .gradients)
+            gradient.copy(from: gradients[0], count: start.count)
+            gradient.pointer[0] = 0
+            optimizer.update(parameter, gradient: TensorPiece(of: gradient), scale: scale, rate: rate, step: 1)
+            return parameter.value.array
+        }
+        assertSameBits(
+            "ten times the rate", try moved(.optimizer(rateFactor: 1), rate: 0.5),
+            try moved(.optimizer(rateFactor: 10), rate: 0.05))
+        let signs = start.indices.map { i in i == 0 ? start[0] : start[i] - (gradients[0][i] > 0 ? 0.25 : -0.25) }
+        assertSameBits("signs", signs, try moved(.sign(step: 0.25), rate: 0.5))
+    }
+
     private func expected(_ update: (inout Double, Double, Double, Int, inout [Double]) -> Void) -> [Float] {
         start.indices.map { i in
             var (value, state) = (Double(start[i]), [0.0, 0.0])

@@ -106,7 +106,7 @@ extension RunFixture {
             var result = RunResult()
             for step in 1...3 {
                 let outcome = try session.trainStep(tokens(step: step), step: step, rate: 0.02)
-                result.losses.append(outcome.loss.bitPattern)
+                result.losses.append(outcome.objective.bitPattern)
                 result.norms.append(outcome.gradientNorm.bitPattern)
                 guard step == 2 else { continue }
                 let batches = [tokens(step: 50), tokens(step: 51)]
@@ -136,5 +136,29 @@ extension RunFixture {
             for step in 1...2 { _ = try session.trainStep(tokens(step: step), step: step, rate: 0.01) }
             return (session.context.pool.peakBytes, session.plan.layout.predictedPeakBytes[communicator.rank])
         }
+    }
+}
+
+extension RunFixture {
+    /// The logits after each whole sequence of `given`, which is fed as a prompt of `promptCount` tokens, the rest
+    /// token by token.
+    func lastLogits(_ given: [[Int32]], promptCount: Int, ranks: Int) throws -> [[Float]] {
+        try InProcessWorld.run(size: ranks, timeout: 60) { communicator -> [[Float]] in
+            let session = try session(communicator)
+            session.materializeParameters()
+            var positions = given.map { _ in promptCount }
+            var logits = given.map { _ in [Float]() }
+            let decoder = try StreamDecoder(
+                model: session.model, stageLayers: session.plan.stageLayers, placement: session.plan.placement,
+                prompts: given.map { Array($0[..<promptCount]) }, communicator: communicator, context: session.context
+            ) { stream, values in
+                logits[stream] = Array(values)
+                defer { positions[stream] += 1 }
+                return positions[stream] < given[stream].count ? given[stream][positions[stream]] : 0
+            }
+            for _ in promptCount...given[0].count { try decoder.advance() }
+            _ = try decoder.drawnTokens()
+            return logits
+        }.first { !$0[0].isEmpty }!
     }
 }

@@ -305,36 +305,14 @@ import Training
 
     // MARK: Generation
 
-    /// The logits after each whole sequence of `given`, which is fed as a prompt of `promptCount` tokens, the rest
-    /// token by token.
-    private func lastLogits(_ given: [[Int32]], promptCount: Int, ranks: Int) throws -> [[Float]] {
-        let fixture = RunFixture(model: RunFixture.hybrid)
-        return try InProcessWorld.run(size: ranks, timeout: 60) { communicator -> [[Float]] in
-            let session = try fixture.session(communicator)
-            session.materializeParameters()
-            var positions = given.map { _ in promptCount }
-            var logits = given.map { _ in [Float]() }
-            let decoder = try StreamDecoder(
-                model: session.model, stageLayers: session.plan.stageLayers, placement: session.plan.placement,
-                prompts: given.map { Array($0[..<promptCount]) }, communicator: communicator, context: session.context
-            ) { stream, values in
-                logits[stream] = Array(values)
-                defer { positions[stream] += 1 }
-                return positions[stream] < given[stream].count ? given[stream][positions[stream]] : 0
-            }
-            for _ in promptCount...given[0].count { try decoder.advance() }
-            _ = try decoder.drawnTokens()
-            return logits
-        }.first { !$0[0].isEmpty }!
-    }
-
     /// Token by token over any number of ranks, several sequences in flight = the logits of each whole sequence.
     @Test(arguments: [1, 2, 4], [1, 3]) func decodingFollowsTheForwardPass(ranks: Int, streams: Int) throws {
         let batch = RunFixture(model: RunFixture.hybrid).tokens(step: 3, rows: streams, time: 9)
         let given = (0..<streams).map { Array(batch.inputs[$0 * 9..<($0 + 1) * 9]) }
-        let stepwise = try lastLogits(given, promptCount: 4, ranks: ranks)
+        let stepwise = try RunFixture(model: RunFixture.hybrid).lastLogits(given, promptCount: 4, ranks: ranks)
         for stream in 0..<streams {
-            let whole = try lastLogits([given[stream]], promptCount: 9, ranks: 1)[0]
+            let whole = try RunFixture(model: RunFixture.hybrid).lastLogits([given[stream]], promptCount: 9, ranks: 1)[
+                0]
             #expect(whole.count == RunFixture.vocabulary)
             assertClose("logits of stream \(stream)", whole, stepwise[stream], ratio: 1e-5)
         }

@@ -36,6 +36,16 @@ public struct AttentionGeometry {
     }
 }
 
+/// What ``Tape/attention(query:key:value:pastKey:pastValue:_:)`` returns.
+public struct AttentionResult {
+    /// `[B·T, H·d]`.
+    public let output: Variable
+    /// For the next chunk: what it can see.
+    public let keys, values: Variable
+    /// `[B, P + T, Hkv, d]`, all that this chunk saw, for other attention to share.
+    public let allKeys, allValues: Variable
+}
+
 extension Tape {
     /// Causal softmax attention over the chunk's own keys and those carried from earlier chunks. A row sees the rows
     /// before it, whatever their positions.
@@ -45,11 +55,10 @@ extension Tape {
     /// - Parameters:
     ///   - query: `[B·T, H·d]`. - key, value: `[B·T, Hkv·d]`.
     ///   - pastKey, pastValue: `[B, P, Hkv, d]` after rotation; nil for `P = 0`.
-    /// - Returns: output `[B·T, H·d]`, and the keys and values for the next chunk.
     public func attention(
         query: Variable, key: Variable, value: Variable, pastKey: Variable?, pastValue: Variable?,
         _ geometry: AttentionGeometry
-    ) -> (output: Variable, keys: Variable, values: Variable) {
+    ) -> AttentionResult {
         let (batch, time, size) = (geometry.batch, geometry.time, geometry.headSize)
         let keyValueWidth = geometry.keyValueHeadCount * size
         let past = pastKey?.shape[1] ?? 0
@@ -74,11 +83,16 @@ extension Tape {
         let kept = min(keyCount, (geometry.window ?? Int.max - 1) - 1)
         let keysOut = carried(keys, keep: kept, needsGradient: result.needsGradient)
         let valuesOut = carried(values, keep: kept, needsGradient: result.needsGradient)
+        let allKeys = Variable(keys, needsGradient: result.needsGradient)
+        let allValues = Variable(values, needsGradient: result.needsGradient)
         recordRaw {
             let dy = result.takeGradient()
             let carriedKeyGradient = keysOut.takeGradient()
             let carriedValueGradient = valuesOut.takeGradient()
-            guard dy != nil || carriedKeyGradient != nil || carriedValueGradient != nil else { return }
+            let sharedKeyGradient = allKeys.takeGradient()
+            let sharedValueGradient = allValues.takeGradient()
+            let others = [carriedKeyGradient, carriedValueGradient, sharedKeyGradient, sharedValueGradient]
+            guard dy != nil || others.contains(where: { $0 != nil }) else { return }
             let dQuery = self.context.tensor(query.shape)
             let dKeys = self.context.tensor(keyShape)
             let dValues = self.context.tensor(keyShape)
@@ -93,6 +107,8 @@ extension Tape {
             }
             self.addTail(carriedKeyGradient, to: dKeys, keep: kept)
             self.addTail(carriedValueGradient, to: dValues, keep: kept)
+            self.addTail(sharedKeyGradient, to: dKeys, keep: keyCount)
+            self.addTail(sharedValueGradient, to: dValues, keep: keyCount)
 
             if query.needsGradient {
                 query.accumulate(
@@ -108,30 +124,32 @@ extension Tape {
             if let pastKeyGradient { pastKey?.accumulate(pastKeyGradient, self.context) }
             if let pastValueGradient { pastValue?.accumulate(pastValueGradient, self.context) }
         }
-        return (result, keysOut, valuesOut)
+        return AttentionResult(
+            output: result, keys: keysOut, values: valuesOut, allKeys: allKeys, allValues: allValues)
     }
 
-    /// Causal softmax attention to keys and values that another pass over the sequences has made, of all positions: a
-    /// query at position `p` sees those of the positions `0...p`, whichever queries it is computed with.
+    /// Causal softmax attention to keys and values that another pass over the sequences has made: a query at position
+    /// `p` sees those of the positions `0...p`, or of the last `window`, whichever queries it is computed with.
     ///
     /// - Parameters:
-    ///   - query: `[B·T, H·d]`, before rotation, any selection of each sequence's positions.
-    ///   - sharedKeys, sharedValues: `[B, S, Hkv, d]`, keys after rotation, row `j` that of position `j`.
+    ///   - query: `[B·T, H·d]`, before rotation: the chunk, or with positions of their own any selection of each
+    ///     sequence's tokens.
+    ///   - sharedKeys, sharedValues: `[B, S, Hkv, d]`, keys after rotation: the `S` positions up to the end of the
+    ///     chunk, all there are unless there is a window.
     /// - Returns: `[B·T, H·d]`.
     public func attention(
         query: Variable, sharedKeys keys: Variable, sharedValues values: Variable, _ geometry: AttentionGeometry
     ) -> Variable {
         let (batch, time, size) = (geometry.batch, geometry.time, geometry.headSize)
-        let keyShape = Shape(batch, keys.shape[1], geometry.keyValueHeadCount, size)
+        let keyCount = keys.value.count / (batch * geometry.keyValueHeadCount * size)
+        let keyShape = Shape(batch, keyCount, geometry.keyValueHeadCount, size)
         require(
-            keys.shape == keyShape && values.shape == keyShape && geometry.window == nil,
-            "attention: shared keys \(keys.shape), values \(values.shape), window \(geometry.window ?? 0); expected \(keyShape), none"
-        )
+            keys.value.count == keyShape.count && values.value.count == keyShape.count,
+            "attention: shared keys \(keys.shape), values \(values.shape); expected \(keyShape)")
         let shape = AttentionShape(
-            batch: batch, tokens: time, keys: keys.shape[1], queryHeads: geometry.headCount,
-            keyValueHeads: geometry.keyValueHeadCount, headWidth: size)
-        let first = geometry.positionOffset + 1
-        let visible = geometry.positions?.map { $0 + 1 } ?? (0..<batch * time).map { Int32(first + $0 % time) }
+            batch: batch, tokens: time, keys: keyCount, queryHeads: geometry.headCount,
+            keyValueHeads: geometry.keyValueHeadCount, headWidth: size, window: geometry.window)
+        let visible = geometry.positions?.map { $0 + 1 }
 
         let rotatedQuery = rotated(query.value, heads: geometry.headCount, geometry)
         let y = context.tensor(query.shape)

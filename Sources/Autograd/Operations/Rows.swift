@@ -27,12 +27,12 @@ extension Tape {
         return result
     }
 
-    /// `base [B, S, ...]` with some of its rows replaced: row `i` of `x [N, C]` takes the place of row `rows[i]` of all `B·S`,
-    /// or of none where that is negative. No row is replaced twice.
+    /// `base`, seen as rows of `C`, with some replaced: row `i` of `x [N, C]` takes the place of row `rows[i]`, or of none
+    /// where that is negative. No row is replaced twice.
     public func replacingRows(_ base: Variable, with x: Variable, rows: [Int32]) -> Variable {
         let width = x.value.width
         require(
-            base.value.count == base.shape[0] * base.shape[1] * width && rows.count == x.value.rows,
+            base.value.count % width == 0 && rows.count == x.value.rows,
             "replacingRows: base \(base.shape), x \(x.shape), \(rows.count) rows")
         let y = base.value.copied(pool: pool)
         for (i, row) in rows.enumerated() where row >= 0 {

@@ -16,6 +16,9 @@ public final class Block: HiddenLayer {
     public var isRematerialized = false
 
     private let inputWidth: Int
+    private let keyValues: KeyValueUse
+    /// In a group with routers, how many tokens come this far.
+    private let budget: TokenBudget?
     /// In a recurrent depth, the iteration.
     private let lap: DepthLap?
     private let inputNorm, mixedNorm: Norm
@@ -26,14 +29,17 @@ public final class Block: HiddenLayer {
     private let dropout: Double
     private let mixerDropoutStream, mlpDropoutStream: Int
 
-    /// Beginnings of the names of its norms.
+    /// Beginnings of the names of its norms, and of its attention.
     static let normNames = [
         "input_layernorm.", "post_mixer_layernorm.", "post_attention_layernorm.", "post_mlp_layernorm.",
     ]
+    static let attentionName = "self_attn."
 
     init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {
         name = builder.prefix
         inputWidth = builder.inputWidth
+        keyValues = builder.sharing?.keyValues ?? .own
+        budget = builder.sharing?.budget
         lap = builder.sharing?.lap
         let normName = try reader.choice(
             "norm", of: NormKind.allCases.map(\.rawValue), default: builder.defaults.norm.rawValue)
@@ -48,6 +54,7 @@ public final class Block: HiddenLayer {
 
         let mixerReader = try reader.section("mixer")
         mixer = try SequenceMixers.make(mixerReader, builder)
+        if let problem = Self.problem(mixer, keyValues, budget) { throw mixerReader.error("type", problem) }
         try mixerReader.finish()
         if hasResidual, mixer.outputWidth != inputWidth {
             throw reader.error(
@@ -74,6 +81,23 @@ public final class Block: HiddenLayer {
         lowRankCost = builder.lowRankCost
     }
 
+    /// What a mixer cannot do, if it is to.
+    private static func problem(
+        _ mixer: any SequenceMixer, _ keyValues: KeyValueUse, _ budget: TokenBudget?
+    ) -> String? {
+        if keyValues != .own, !(mixer is AttentionMixer) {
+            return "has no keys and values to share; use attention, or share_key_values: false"
+        }
+        guard let budget else { return nil }
+        if (mixer as? AttentionMixer)?.window != nil {
+            return "has a window, which routed tokens cannot be counted by; remove it, or the router"
+        }
+        if !budget.isExact, let obstacle = mixer.chunkingObstacle {
+            return "cannot follow a router of type token, as \(obstacle); use type expert, or another mixer"
+        }
+        return nil
+    }
+
     public func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
         lap?.forward(flow, carry: carry, pass, apply) ?? apply(flow, carry: carry, pass)
     }
@@ -82,34 +106,51 @@ public final class Block: HiddenLayer {
         var flow = flow
         // No token of this micro-batch has come so far.
         if flow.selection?.time == 0 { return (flow, carry) }
-        let pass = pass.over(flow.selection)
-        let carryOut: Carry
-        if isRematerialized, pass.tape.isRecording {
-            let (outputs, carry) = pass.tape.rematerialized([flow.activation], carry: carry, pass) {
-                let (y, carryOut) = self.compute($0[0], carry: $1, $2)
-                return ([y], carryOut)
-            }
-            (flow.activation, carryOut) = (outputs[0], carry)
-        } else {
-            (flow.activation, carryOut) = compute(flow.activation, carry: carry, pass)
+        let inner = pass.over(flow.selection)
+        var inputs = [flow.activation]
+        if keyValues == .borrowed || keyValues == .updated {
+            inputs += [flow.arriving[.keys]!, flow.arriving[.values]!]
         }
-        return (flow, carryOut)
+        let (outputs, carryOut) =
+            isRematerialized && pass.tape.isRecording
+            ? pass.tape.rematerialized(inputs, carry: carry, inner, compute) : compute(inputs, carry: carry, inner)
+        flow.activation = outputs[0]
+        if keyValues == .lent { (flow.leaving[.keys], flow.leaving[.values]) = (outputs[1], outputs[2]) }
+        // Other tokens come here in the next batch: only generation goes on where it stopped.
+        return (flow, budget == nil || pass.isGenerating ? carryOut : [])
     }
 
-    private func compute(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
-        let tape = pass.tape
-        let (mixed, carryOut) = mixer.forward(inputNorm(x, tape), carry: carry, pass)
+    /// - Parameter inputs: the activation, with shared keys and values where it borrows them.
+    /// - Returns: the output, with keys and values where it lends them.
+    private func compute(_ inputs: [Variable], carry: Carry, _ pass: Pass) -> ([Variable], Carry) {
+        let (x, tape) = (inputs[0], pass.tape)
+        let (normed, attention) = (inputNorm(x, tape), mixer as? AttentionMixer)
+        var (carryOut, lent): (Carry, [Variable]) = ([], [])
+        let mixed: Variable
+        switch keyValues {
+        case .own: (mixed, carryOut) = mixer.forward(normed, carry: carry, pass)
+        case .lent:
+            let result = attention!.lending(normed, carry: carry, pass)
+            (mixed, carryOut, lent) = (result.y, result.carry, [result.keys, result.values])
+        case .borrowed, .updated:
+            mixed = attention!.forward(
+                normed, sharedKeys: inputs[1], sharedValues: inputs[2], updatesKeys: keyValues == .updated, pass)
+        }
         var y = pass.dropout(mixed, rate: dropout, stream: mixerDropoutStream)
         y = mixedNorm(hasResidual ? tape.add(x, y) : y, tape)
         if let mlp {
             let z = pass.dropout(mlp(mlpInputNorm(y, tape), tape), rate: dropout, stream: mlpDropoutStream)
             y = outputNorm(hasResidual ? tape.add(y, z) : z, tape)
         }
-        return (y, carryOut)
+        return ([y] + lent, carryOut)
     }
 
     public func forwardFLOPsPerToken(time: Int) -> Double {
-        (mixer.flopsPerToken(time: time) + (mlp?.flopsPerToken ?? 0) + lowRankCost.flops) * (lap?.share ?? 1)
+        let count = budget?.expected(of: time) ?? time
+        // Borrowed keys are those of all tokens.
+        let visible = keyValues == .own ? count : time
+        let flops = mixer.flopsPerToken(time: visible) + (mlp?.flopsPerToken ?? 0) + lowRankCost.flops
+        return flops * (lap?.share ?? 1) * Double(count) / Double(time)
     }
 
     public func backwardFLOPsPerToken(time: Int) -> Double { isForwardOnly ? 0 : 2 * forwardFLOPsPerToken(time: time) }
@@ -118,11 +159,17 @@ public final class Block: HiddenLayer {
 
     public var savedPerToken: Int {
         if isForwardOnly { return 0 }
-        if isRematerialized { return inputWidth + outputWidth }
-        return mixer.savedPerToken + lowRankCost.saved + inputWidth + outputWidth
-            + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
+        var count = inputWidth + outputWidth
+        if !isRematerialized {
+            count +=
+                mixer.savedPerToken + lowRankCost.saved + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
+        }
+        return Int((Double(count) * (budget?.share ?? 1)).rounded(.up))
     }
 
     public var chunkingObstacle: String? { mixer.chunkingObstacle }
+    public var routesTokens: Bool { budget.map { !$0.isWhole } ?? false }
+    public func outputTime(_ time: Int) -> Int { budget?.expected(of: time) ?? time }
+    public func largestOutputTime(in pass: Pass) -> Int { budget?.limit(in: pass) ?? pass.time }
     public func growingCarry(positions: Int) -> Int { mixer.growingCarry(positions: positions) }
 }

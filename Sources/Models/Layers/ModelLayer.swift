@@ -25,8 +25,10 @@ public protocol ModelLayer: AnyObject {
     var statisticTerms: [String] { get }
     /// Whether its output stands for some of the tokens only, which a selection names.
     var routesTokens: Bool { get }
-    /// Rows of each sequence in the output, at most, for `time` tokens.
+    /// Rows of each sequence in the output for `time` tokens, on average, for estimates.
     func outputTime(_ time: Int) -> Int
+    /// Rows of each sequence in the output of a pass, at most.
+    func largestOutputTime(in pass: Pass) -> Int
 }
 
 extension ModelLayer {
@@ -38,6 +40,7 @@ extension ModelLayer {
     public var statisticTerms: [String] { [] }
     public var routesTokens: Bool { false }
     public func outputTime(_ time: Int) -> Int { time }
+    public func largestOutputTime(in pass: Pass) -> Int { pass.time }
 }
 
 /// A layer between embedding and head.

@@ -10,15 +10,32 @@ public struct LayerSharing {
     /// Name beginnings of parameters that are not shared.
     let unshared: [String]
     let relaxation: Relaxation?
+    let keyValues: KeyValueUse
+    /// In a group with routers, how many tokens of a sequence come this far.
+    let budget: TokenBudget?
     /// In a recurrent depth, the iteration.
     var lap: DepthLap? = nil
 
     /// Everything is shared.
     static func all(isFirst: Bool, lap: DepthLap? = nil) -> LayerSharing {
-        LayerSharing(isFirst: isFirst, ownPrefix: "", unshared: [], relaxation: nil, lap: lap)
+        LayerSharing(
+            isFirst: isFirst, ownPrefix: "", unshared: [], relaxation: nil, keyValues: .own, budget: nil, lap: lap)
     }
 
     func isOwn(_ name: String) -> Bool { unshared.contains { name.hasPrefix($0) } }
+}
+
+/// Where the attention of an application has keys and values from, when a shared block keeps those of its first
+/// recursion (arXiv 2507.10524, recursive key/value sharing).
+enum KeyValueUse {
+    /// Its own, for itself.
+    case own
+    /// Its own, which later applications borrow.
+    case lent
+    /// The first application's; there is no projection to keys and values.
+    case borrowed
+    /// The first application's, but its own at the positions that it works on.
+    case updated
 }
 
 /// Depth-wise low-rank adaptation: every application of a shared matrix has a correction of its own (relaxed recursion,

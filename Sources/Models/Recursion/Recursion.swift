@@ -6,7 +6,7 @@ public struct Recursion: Sendable {
     public let layers: Range<Int>
     /// How often the block is applied (`R`).
     public let count: Int
-    /// Layers of the list that one application takes, the step layer before it included.
+    /// Layers of the list that one application takes, the step layer or router before it included.
     public let blockLength: Int
     public let sharing: RecursionSharing
 }
@@ -43,9 +43,14 @@ public enum RecursionSharing: String, CaseIterable, Sendable {
 /// - `relaxation`: low-rank corrections of each application's own (`Relaxation`).
 /// - `depth` in their place: a core iterated from a random state (`RecurrentDepth`).
 /// - `signals` (`StepSignals`), `halting` (`AdaptiveHalting`): a Universal Transformer; `cycle` only.
+/// - `share_key_values` (false): attention of later recursions has queries only and attends to the keys and values of the
+///   first one.
+/// - `router`: lets only some tokens through each application (`RouterSettings`); needs `sharing: cycle`.
 ///
 /// Names follow arXiv 2507.10524's code: `model.layers.{l}` with `l` the first application in the unrolled model; what an
-/// application has for itself carries its own number.
+/// application has for itself carries its own number. Layers of a group with a router, `F` its first number:
+/// `model.layers.{F}.block.{j}` and for recursion `r`'s own `model.layers.{F+r}.block.{j}`, the next layer `F + R`; of type
+/// token `model.layers.{F}.block_list.{r}.{j}`, the next layer `F + 1`.
 struct RecursionSettings {
     let count: Int
     let sharing: RecursionSharing
@@ -53,6 +58,8 @@ struct RecursionSettings {
     let relaxation: Relaxation?
     let signals: ConfigurationReader?
     let halting: AdaptiveHalting?
+    let sharesKeyValues: Bool
+    let router: RouterSettings?
 
     init(_ reader: ConfigurationReader) throws(ConfigurationError) {
         count = try reader.int("count", default: nil, in: 1...10_000)
@@ -64,11 +71,50 @@ struct RecursionSettings {
         for key in ["signals", "halting"] where reader.has(key) && sharing != .cycle {
             throw reader.error(key, "it acts before every application of the whole block; use sharing: cycle")
         }
+        sharesKeyValues = try reader.bool("share_key_values", default: false)
+        guard reader.has("router") else {
+            router = nil
+            return
+        }
+        if sharing != .cycle { throw reader.error("router", "needs sharing: cycle, not \(sharing.rawValue)") }
+        if count < 2 { throw reader.error("router", "needs a count of at least 2, not \(count)") }
+        if signals != nil || halting != nil {
+            throw reader.error("router", "a group has either a router or signals and halting; remove one of them")
+        }
+        let section = try reader.section("router")
+        let router = try RouterSettings(section, count: count)
+        if router.updatesKeys, !sharesKeyValues {
+            throw section.error("update_keys", "only shared keys can be updated; set share_key_values: true")
+        }
+        if sharesKeyValues, !router.budgets[0].isWhole {
+            throw section.error(
+                "capacity",
+                "later recursions attend to all tokens of the first; begin with 1, or set share_key_values: false")
+        }
+        self.router = router
     }
 
     /// Whether a layer comes before every application of the block.
     var hasSteps: Bool { signals != nil || halting != nil }
 
     /// Beginnings of the names that every application has for itself.
-    var unshared: [String] { sharesNorms ? [] : Block.normNames }
+    var unshared: [String] { (sharesNorms ? [] : Block.normNames) + (router?.unshared ?? []) }
+
+    func keyValues(_ recursion: Int) -> KeyValueUse {
+        if !sharesKeyValues || count == 1 { return .own }
+        return recursion == 0 ? .lent : router?.updatesKeys == true ? .updated : .borrowed
+    }
+
+    /// Canonical prefixes of a layer: of what its applications share, and of what this one has for itself.
+    func prefixes(
+        _ place: (layer: Int, recursion: Int, firstUse: Int), application: Int, firstName: Int
+    ) -> (shared: String, own: String) {
+        func expert(_ r: Int) -> String { "model.layers.\(firstName + r).block.\(place.layer)" }
+        func token(_ r: Int) -> String { "model.layers.\(firstName).block_list.\(r).\(place.layer)" }
+        switch router?.kind {
+        case nil: return ("model.layers.\(firstName + place.firstUse)", "model.layers.\(firstName + application)")
+        case .expert: return (expert(0), expert(place.recursion))
+        case .token: return (token(0), token(place.recursion))
+        }
+    }
 }

@@ -23,7 +23,9 @@ public final class AttentionMixer: SequenceMixer {
     public let chunkingObstacle: String? = nil
     /// Keys and values stay with their batch: carried on, they would grow without bound.
     public let streamStateNames: [String] = []
-    private let query, key, value, output: Linear
+    private let query, output: Linear
+    /// Nil in an application that attends to another's keys and values only.
+    private let key, value: Linear?
     private let bias: ParameterUse?
 
     public init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {
@@ -51,8 +53,12 @@ public final class AttentionMixer: SequenceMixer {
         let hasScoreBias = try reader.bool("qk_bias", default: false)
         outputWidth = width
         query = Linear("self_attn.q_proj", width, headCount * headSize, bias: hasBias, builder)
-        key = Linear("self_attn.k_proj", width, keyValueHeadCount * headSize, bias: hasBias, builder)
-        value = Linear("self_attn.v_proj", width, keyValueHeadCount * headSize, bias: hasBias, builder)
+        if builder.sharing?.keyValues == .borrowed {
+            (key, value) = (nil, nil)
+        } else {
+            key = Linear("self_attn.k_proj", width, keyValueHeadCount * headSize, bias: hasBias, builder)
+            value = Linear("self_attn.v_proj", width, keyValueHeadCount * headSize, bias: hasBias, builder)
+        }
         output = Linear("self_attn.o_proj", headCount * headSize, width, bias: hasBias, builder)
         bias =
             hasScoreBias
@@ -60,6 +66,15 @@ public final class AttentionMixer: SequenceMixer {
     }
 
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
+        let (y, _, _, carryOut) = lending(x, carry: carry, pass)
+        return (y, carryOut)
+    }
+
+    /// `forward`, with the keys after rotation and the values of all that it saw, `[B, S, Hkv, d]`: the arguments of
+    /// the following.
+    public func lending(
+        _ x: Variable, carry: Carry, _ pass: Pass
+    ) -> (y: Variable, keys: Variable, values: Variable, carry: Carry) {
         let tape = pass.tape
         let (key, value) = keysAndValues(x, tape)
         let result = tape.attention(
@@ -69,11 +84,12 @@ public final class AttentionMixer: SequenceMixer {
             CarryTensor(name: "k", variable: result.keys, crossesBatches: false),
             CarryTensor(name: "v", variable: result.values, crossesBatches: false),
         ]
-        return (output(result.output, tape), carryOut)
+        return (output(result.output, tape), result.allKeys, result.allValues, carryOut)
     }
 
-    /// Attention to the keys and values of all positions that another pass of these weights has carried out, `[B, S, Hkv,
-    /// d]`; `x` holds any selection of the positions.
+    /// Attention to the keys and values of all positions that another pass of these weights has made; `x` holds the
+    /// chunk or, without a window, any selection of its tokens.
+    ///
     /// - Parameter updatesKeys: whether keys and values at the positions of `x` are those of `x`; otherwise `x` is
     ///   projected to queries only.
     public func forward(
@@ -87,14 +103,15 @@ public final class AttentionMixer: SequenceMixer {
                 key = tape.rotary(
                     key, pass.batch, pass.time, positionOffset: pass.positionOffset, positions: pass.positions, rotary)
             }
+            let length = keys.value.count / (pass.batch * cachedHeadCount * headSize)
             let rows = (0..<pass.rows).map { row in
                 let (sequence, time) = (row / pass.time, row % pass.time)
                 guard let positions = pass.positions else {
-                    return Int32(sequence * keys.shape[1] + pass.positionOffset + time)
+                    return Int32(sequence * length + length - pass.time + time)
                 }
                 // A repeated position fills up a sequence.
                 if time > 0, positions[row] == positions[row - 1] { return -1 }
-                return Int32(sequence * keys.shape[1]) + positions[row]
+                return Int32(sequence * length) + positions[row]
             }
             keys = tape.replacingRows(keys, with: key, rows: rows)
             values = tape.replacingRows(values, with: value, rows: rows)
@@ -120,7 +137,10 @@ public final class AttentionMixer: SequenceMixer {
 
     /// Keys before rotation, and values.
     private func keysAndValues(_ x: Variable, _ tape: Tape) -> (Variable, Variable) {
-        let (key, value) = (key(x, tape), value(x, tape))
+        guard let keyMatrix = key, let valueMatrix = value else {
+            fatalError("AttentionMixer: this application has no keys of its own")
+        }
+        let (key, value) = (keyMatrix(x, tape), valueMatrix(x, tape))
         guard let bias else { return (key, value) }
         let count = headCount / keyValueHeadCount
         return (
@@ -131,13 +151,18 @@ public final class AttentionMixer: SequenceMixer {
 
     public func flopsPerToken(time: Int) -> Double {
         let visible = Double(min(time, window ?? time))
-        let projections = 4 * headSize * (headCount + keyValueHeadCount) * outputWidth
+        let projections = 4 * headSize * (headCount + (key == nil ? 0 : keyValueHeadCount)) * outputWidth
         return Double(projections) + 2 * Double(headCount * headSize) * (visible + 1)
     }
 
     public func growingCarry(positions: Int) -> Int {
-        2 * cachedHeadCount * headSize * min(positions, window.map { $0 - 1 } ?? positions)
+        key == nil ? 0 : 2 * sharedWidth * min(positions, window.map { $0 - 1 } ?? positions)
     }
 
-    public var savedPerToken: Int { 2 * (headCount + cachedHeadCount) * headSize + headCount }
+    public var savedPerToken: Int {
+        2 * (headCount + (key == nil ? 0 : cachedHeadCount)) * headSize + headCount
+    }
+
+    /// Floats per position of the keys, and of the values, that other applications may share.
+    var sharedWidth: Int { cachedHeadCount * headSize }
 }

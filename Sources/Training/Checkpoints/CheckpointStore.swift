@@ -113,7 +113,7 @@ public final class CheckpointStore {
         try write(
             Self.optimizerKind,
             owned.flatMap { _, parameter in
-                session.optimizer.stateNames.map { name in
+                (parameter.hasGradient ? session.optimizer.stateNames : []).map { name in
                     ("\(parameter.name).\(name)", parameter.shape, { [self] in try state(name, of: parameter) })
                 }
             })
@@ -250,7 +250,7 @@ public final class CheckpointStore {
             try naming(path) {
                 if !session.optimizer.stateNames.isEmpty {
                     let files = try SafeTensorsCollection(path, prefix: Self.optimizerKind)
-                    for (_, parameter) in session.heldParameters {
+                    for (_, parameter) in session.heldParameters where parameter.hasGradient {
                         session.optimizer.prepare(parameter)
                         for (name, tensor) in session.optimizer.state[parameter.name]! {
                             try Self.read(

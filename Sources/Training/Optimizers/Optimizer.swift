@@ -24,9 +24,9 @@ public final class Optimizer {
         self.context = context
     }
 
-    /// Allocates zero state for `parameter`.
+    /// Allocates zero state for `parameter`, unless it has a rule of its own.
     public func prepare(_ parameter: Parameter) {
-        guard state[parameter.name] == nil else { return }
+        guard state[parameter.name] == nil, parameter.hasGradient else { return }
         var tensors: [String: Tensor] = [:]
         let shape = share == .whole ? parameter.shape : Shape(share.range(of: parameter.shape.count).count)
         for name in stateNames { tensors[name] = context.zeros(shape, .optimizer) }
@@ -38,7 +38,7 @@ public final class Optimizer {
     /// - Parameters:
     ///   - gradient: the share of the sum over the batch; multiplied by `scale` (clipping) on the fly.
     ///   - step: counted from 1, for the bias corrections and the first momentum.
-    public func update(_ parameter: Parameter, gradient: TensorPiece, scale: Double, rate: Double, step: Int) {
+    public func update(_ parameter: Parameter, gradient: TensorPiece, scale: Double, rate baseRate: Double, step: Int) {
         let range = share.range(of: parameter.shape.count)
         require(
             gradient.range == range,
@@ -47,6 +47,15 @@ public final class Optimizer {
         let tensors = state[parameter.name] ?? [:]
         let decay = parameter.decays ? configuration.weightDecay : 0
         let (value, count) = (parameter.value.pointer + range.lowerBound, range.count)
+        let rate: Double
+        switch parameter.updateRule {
+        case .optimizer(let rateFactor): rate = baseRate * rateFactor
+        case .sign(let step):
+            for i in 0..<count where gradient.pointer[i] != 0 {
+                value[i] -= gradient.pointer[i] > 0 ? step : -step
+            }
+            return
+        }
         switch configuration.kind {
         case .adam, .adamw:
             var settings = OptimizerKernels.Adam(learningRate: rate)

@@ -170,9 +170,13 @@ public struct Layout: Sendable {
                         ? "start \(largestRing(recursion, below: rankCount)) ranks, or use another placement"
                         : "set parallel.rings to \(possible.map(String.init).joined(separator: " or "))"))
         }
+        // What waits on the home rank for the end of the last recursion stays there.
+        let waits = model.links.contains {
+            $0.port != .sum && recursion.layers.contains($0.from) && $0.to >= recursion.layers.upperBound
+        }
         return try RingPartition(
             times: unit.timings.map(\.total), block: recursion.layers, lapCount: recursion.count, rankCount: rankCount,
-            ringCount: rings, endsAtHome: model.layers[recursion.layers.upperBound - 1].routesTokens ? true : nil)
+            ringCount: rings, endsAtHome: waits ? true : nil)
     }
 
     /// The most ranks, fewer than asked for, that a recursion can be laid on in rings.

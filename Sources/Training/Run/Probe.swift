@@ -8,8 +8,9 @@ import Tensors
 /// One forward and backward without an update, as a file that other frameworks can read: how anyone
 /// checks a model, and how our own tests compare rank counts byte by byte.
 ///
-/// float32: `param.<name>`, `grad.<name>`, `output` `[B, T, V]`, `loss` (nats per counted token, a
-/// scalar), `carry.<i>.<name>` `[L, B, H]`; int64: `batch.inputs`, `batch.targets` `[B, T]`. Tensors stand
+/// float32: `param.<name>`, `grad.<name>`, `output` `[B, T, V]`, `loss` (what is minimised, in nats per counted
+/// token, a scalar; where it has other terms than the cross-entropy, also `loss.cross_entropy` and `loss.<term>`),
+/// `carry.<i>.<name>` `[L, B, H]`; int64: `batch.inputs`, `batch.targets` `[B, T]`. Tensors stand
 /// in canonical order; the bytes do not depend on ranks or threads.
 enum Probe {
     enum BatchSource {
@@ -62,12 +63,14 @@ enum Probe {
         }
         // Rank numbers of the first pipeline are also those of the job, and it has everything.
         var collector = Collector(communicator: communicator)
-        for (index, parameter) in session.model.registry.parameters.enumerated() {
+        // What follows no gradient is left out.
+        let parameters = session.model.registry.parameters.enumerated().filter { $0.element.hasGradient }
+        for (index, parameter) in parameters {
             collector.add("param.\(parameter.name)", parameter.shape.dimensions, owner: session.tied.owner(index)) {
                 parameter.value
             }
         }
-        for (index, parameter) in session.model.registry.parameters.enumerated() {
+        for (index, parameter) in parameters {
             collector.add("grad.\(parameter.name)", parameter.shape.dimensions, owner: session.tied.owner(index)) {
                 gradients[index]!
             }
@@ -77,13 +80,18 @@ enum Probe {
         }
         try collector.addEverywhere(try StreamState.collect(session))
 
+        var scalars = [("loss", Float(result.objective))]
+        if !result.auxiliary.isEmpty {
+            scalars.append(("loss.cross_entropy", Float(result.loss)))
+            scalars += result.auxiliary.sorted { $0.key < $1.key }.map { ("loss.\($0.key)", Float($0.value)) }
+        }
         try collector.write(
             to: out,
             integers: [
                 ("batch.inputs", [batch.rows, batch.time], batch.inputs.map(Int64.init)),
                 ("batch.targets", [batch.rows, batch.time], batch.targets.map(Int64.init)),
             ],
-            scalars: [("loss", Float(result.loss))])
+            scalars: scalars)
     }
 
     private static func check(_ batch: TokenBatch, _ session: Session) throws {
@@ -95,7 +103,7 @@ enum Probe {
 
     private static func load(_ path: String, _ session: Session) throws {
         let file = try SafeTensorsFile(path)
-        for (_, parameter) in session.heldParameters {
+        for (_, parameter) in session.heldParameters where parameter.hasGradient {
             let name = "param.\(parameter.name)"
             guard file.entry(name)?.shape == parameter.shape.dimensions else {
                 throw RunError.usage(

@@ -44,8 +44,10 @@ public final class Session {
 
     /// What came of one training step; the same on every rank but for the timings.
     public struct StepResult: Sendable {
-        /// Nats per counted token.
+        /// Cross-entropy, in nats per counted token.
         public var loss: Double
+        /// What else the gradients are of, by term: means over micro-batches, summed over layers in order.
+        public var auxiliary: [String: Double]
         /// Global norm before clipping.
         public var gradientNorm: Double
         /// Wall seconds of the step on this rank.
@@ -55,6 +57,9 @@ public final class Session {
         public var tokenCount: Int
         /// Some rank asked to stop.
         public var stopRequested: Bool
+
+        /// What is minimised: the loss and all that is added to it.
+        public var objective: Double { auxiliary.sorted { $0.key < $1.key }.reduce(loss) { $0 + $1.value } }
     }
 
     /// What came of an evaluation; the same on every rank.
@@ -156,7 +161,7 @@ public final class Session {
         let tokenCount = max(1, batch.targetCount)
         var gradients: [Int: TensorPiece] = [:]
         var result = StepResult(
-            loss: .nan, gradientNorm: .nan, seconds: 0, timing: StepTiming(), tokenCount: tokenCount,
+            loss: .nan, auxiliary: [:], gradientNorm: .nan, seconds: 0, timing: StepTiming(), tokenCount: tokenCount,
             stopRequested: false)
         runtime.onReduceReplicas = { [self] stage in
             try exchange!.startSums(plan.stageLayers[stage].flatMap { model.layers[$0].uses }.filter(\.hasGradient))
@@ -168,12 +173,15 @@ public final class Session {
         runtime.onStep = { [self] in
             let sums = try globalSums(gradients, stopRequested: stopRequested)
             result.loss = sums.loss / Double(tokenCount)
+            for (key, value) in zip(model.auxiliaryTerms, sums.auxiliary) {
+                result.auxiliary[key.term, default: 0] += value
+            }
             result.gradientNorm = sums.squares.reduce(0, +).squareRoot()
             result.stopRequested = sums.stopRequests > 0
-            guard result.loss.isFinite, result.gradientNorm.isFinite else {
+            guard result.objective.isFinite, result.gradientNorm.isFinite else {
                 let culprit = sums.squares.firstIndex { !$0.isFinite }.map { model.registry.parameters[$0].name }
                 throw RunError.nonFinite(
-                    step: step, loss: result.loss, firstParameter: culprit, checkpoint: lastCheckpoint)
+                    step: step, loss: result.objective, firstParameter: culprit, checkpoint: lastCheckpoint)
             }
             if let onGradients {
                 try onGradients(whole(gradients))
@@ -239,16 +247,17 @@ public final class Session {
     /// the same for any number of ranks in a pipeline; the norm adds parameters in canonical order.
     private func globalSums(
         _ gradients: [Int: TensorPiece], stopRequested: Bool
-    ) throws -> (squares: [Double], loss: Double, stopRequests: Double) {
+    ) throws -> (squares: [Double], loss: Double, stopRequests: Double, auxiliary: [Double]) {
         let count = model.registry.parameters.count
-        var values = [Double](repeating: 0, count: count + 2)
-        for (index, gradient) in gradients where tied.owner(index) == pipeline.rank {
+        var values = [Double](repeating: 0, count: count + 2) + runtime.auxiliaryTotals
+        for (index, gradient) in gradients
+        where tied.owner(index) == pipeline.rank && model.registry.parameters[index].hasGradient {
             values[index] = Reductions.sumOfSquares(gradient.pointer, count: gradient.count, threads: context.threads)
         }
         values[count] = runtime.lossTotal ?? 0
         values[count + 1] = stopRequested ? 1 : 0
         try values.withUnsafeMutableBufferPointer { try communicator.sum($0) }
-        return (Array(values[..<count]), values[count], values[count + 1])
+        return (Array(values[..<count]), values[count], values[count + 1], Array(values[(count + 2)...]))
     }
 
     private func update(_ gradients: [Int: TensorPiece], norm: Double, step: Int, rate: Double) throws {

@@ -141,6 +141,9 @@ public final class TrainingLoop {
             .init("gradient_norm", .double(result.gradientNorm)), .init("tokens", .int(result.tokenCount)),
             .init("seconds", .double(result.seconds)),
         ]
+        for (term, value) in result.auxiliary.sorted(by: { $0.key < $1.key }) {
+            fields.append(.init("auxiliary.\(term)", .double(value)))
+        }
         if isMilestone { fields.append(.init("bubble", .double(bubble))) }
         if let validation {
             fields.append(.init("validation_loss", .double(validation.meanLoss)))

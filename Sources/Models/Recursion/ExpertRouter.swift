@@ -1,0 +1,125 @@
+import Autograd
+import Tensors
+
+/// Stands before one recursion of a routed group and lets through the tokens with the largest logits of those that
+/// came through the recursion before; the last one, after all recursions, lets all through.
+///
+/// With `H` the residual stream `[T, D]`, `X` what the recursion before has made of its tokens `sel`:
+/// `H[sel] += g[sel] X`, `z = router(H[sel])`, `g = α gate(z)`; the next recursion gets `H` at the `⌊c T⌋` largest `z` of
+/// each sequence, ties to the earlier token. Terms: `router = coefficient · mean BCE(z, chosen)`,
+/// `router_z = z_loss · mean z²`. Generation takes the tokens whose logit is not negative.
+/// Source: arXiv 2507.10524, expert choice. Names: `mor_router` and `mlp_router` (`RouterNetwork`).
+final class ExpertRouter: HiddenLayer {
+    let name: String
+    let uses: [ParameterUse]
+    let outputWidth: Int
+    private let settings: RouterSettings
+    private let recursion: Int
+    /// Nil after the last recursion.
+    private let scores: RouterScores?
+    private let auxiliary: RouterNetwork?
+
+    /// - Parameter recursion: the one that follows, counted from 0.
+    init(_ settings: RouterSettings, recursion: Int, _ builder: LayerBuilder) {
+        let isLast = recursion == settings.budgets.count
+        name = "\(builder.prefix).\(isLast ? "merge" : "mor_router")"
+        outputWidth = builder.inputWidth
+        self.settings = settings
+        self.recursion = recursion
+        scores = isLast ? nil : RouterScores(settings, outputs: 1, builder)
+        auxiliary =
+            isLast || settings.sampling != .auxRouter
+            ? nil : RouterNetwork("mlp_router", outputs: 1, settings.network, rateFactor: 10, builder)
+        uses = builder.uses
+    }
+
+    func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
+        let tape = pass.tape
+        let candidates = flow.selection?.rows ?? Array(0..<Int32(pass.rows))
+        let state = recursion == 0 ? flow.activation : merged(flow, candidates, tape)
+        guard let scores else { return (Flow(state), []) }
+        let seen = flow.selection == nil ? state : tape.gathered(state, rows: candidates)
+        let z = scores(seen, rows: candidates, pass)
+        let isChosen = choice(z, seen, pass)
+        var result = Flow(state)
+        if !budget.isWhole {
+            let rows = zip(candidates, isChosen).filter(\.1).map(\.0)
+            result = Flow(tape.gathered(state, rows: rows), selection: TokenSelection(rows: rows, batch: pass.batch))
+        }
+        result.leaving[.residual] = state
+        if settings.isWeighted {
+            let gates = settings.gates(z, tape)
+            result.leaving[.gates] =
+                flow.selection == nil
+                ? gates
+                : tape.scatteredSum(
+                    Variable(tape.context.zeros(Shape(pass.rows, 1))), adding: gates, weight: nil, rows: candidates)
+        }
+        report(z, seen, isChosen, pass)
+        return (result, [])
+    }
+
+    private var budget: TokenBudget { settings.budgets[recursion] }
+
+    /// The residual stream with what comes from the recursion before.
+    private func merged(_ flow: Flow, _ rows: [Int32], _ tape: Tape) -> Variable {
+        let weight = settings.isWeighted ? tape.gathered(flow.arriving[.gates]!, rows: rows) : nil
+        return tape.scatteredSum(flow.arriving[.residual]!, adding: flow.activation, weight: weight, rows: rows)
+    }
+
+    /// Which candidates go on.
+    private func choice(_ z: Variable, _ seen: Variable, _ pass: Pass) -> [Bool] {
+        let count = z.value.count
+        if budget.isWhole { return Array(repeating: true, count: count) }
+        if pass.isGenerating {
+            // Draws are uniform; a part of those that came so far goes on.
+            let threshold =
+                settings.isRandom
+                ? Float(1 - budget.share / (recursion == 0 ? 1 : settings.budgets[recursion - 1].share)) : 0
+            let guess = auxiliary.map { $0(seen, pass.tape) } ?? z
+            return guess.value.array.map { $0 >= threshold }
+        }
+        var isChosen = [Bool](repeating: false, count: count)
+        let length = count / pass.batch
+        let kept = min(length, budget.count(in: pass))
+        for first in stride(from: 0, to: count, by: length) {
+            let logits = UnsafeBufferPointer(start: UnsafePointer(z.value.pointer + first), count: length)
+            for i in TopK.select(logits, count: kept) { isChosen[first + Int(i)] = true }
+        }
+        return isChosen
+    }
+
+    private func report(_ z: Variable, _ seen: Variable, _ isChosen: [Bool], _ pass: Pass) {
+        guard let losses = pass.auxiliary else { return }
+        let tape = pass.tape
+        if settings.coefficient > 0 {
+            // The auxiliary router looks on; the states learn nothing from it.
+            let guess = auxiliary.map { $0(Variable(seen.value), tape) } ?? z
+            let value = tape.binaryCrossEntropy(
+                guess, labels: isChosen, scale: Float(settings.coefficient) * losses.scale)
+            losses.report(settings.coefficient * value, "router", of: name)
+        }
+        if settings.zLoss > 0 {
+            let value = tape.squaredMean(z, scale: Float(settings.zLoss) * losses.scale)
+            losses.report(settings.zLoss * value, "router_z", of: name)
+        }
+    }
+
+    var auxiliaryTerms: [String] {
+        scores == nil ? [] : (settings.coefficient > 0 ? ["router"] : []) + (settings.zLoss > 0 ? ["router_z"] : [])
+    }
+
+    var chunkingObstacle: String? { "a router of type expert compares the tokens of a whole sequence" }
+    var routesTokens: Bool { scores != nil && !budget.isWhole }
+    func outputTime(_ time: Int) -> Int { scores == nil ? time : budget.expected(of: time) }
+    func largestOutputTime(in pass: Pass) -> Int { scores == nil ? pass.time : budget.limit(in: pass) }
+
+    func forwardFLOPsPerToken(time: Int) -> Double {
+        let arriving = recursion == 0 ? 0 : settings.budgets[recursion - 1].share
+        let networks = (scores?.flopsPerToken ?? 0) + (auxiliary?.flopsPerToken ?? 0)
+        return arriving * Double(2 * outputWidth) + (recursion == 0 ? 1 : arriving) * networks
+    }
+
+    /// The residual stream, the tokens that the router sees, and those that it lets through.
+    var savedPerToken: Int { 3 * outputWidth + (scores?.savedPerToken ?? 0) + (auxiliary?.savedPerToken ?? 0) + 2 }
+}

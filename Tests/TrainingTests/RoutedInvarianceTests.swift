@@ -1,0 +1,287 @@
+import Autograd
+import Communication
+import Models
+import Pipeline
+import Tensors
+import TestSupport
+import Testing
+import Training
+
+/// Mixtures of recursions under the pipeline: promise P1, loops without tokens, generation, balance without a loss.
+@Suite struct RoutedInvarianceTests {
+    static let models = [
+        // Capacities that fall, a recurrent layer over routed tokens, an auxiliary router, corrections of one's own.
+        "expert": """
+        vocabulary_size: 29
+        width: 8
+        dropout: 0.1
+        tie_embeddings: true
+        layers:
+          - { mixer: { type: gru } }
+          - recursion:
+              count: 3
+              share_norms: false
+              relaxation: { rank: 2 }
+              router: { type: expert, capacity_warmup_steps: 3, sampling: aux_router, z_loss: 0.01, network: mlp }
+            layers:
+              - { mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }
+              - { mixer: { type: lstm } }
+          - { mixer: { type: attention, head_count: 2 } }
+        """,
+        "shared keys": """
+        vocabulary_size: 29
+        width: 8
+        dropout: 0.1
+        layers:
+          - recursion:
+              count: 3
+              share_key_values: true
+              router: { type: expert, gating: additive, coefficient: 0.1, update_keys: true }
+            layers: [{ repeat: 2, mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }]
+        """,
+        "token": """
+        vocabulary_size: 29
+        width: 8
+        dropout: 0.1
+        layers:
+          - recursion:
+              count: 3
+              share_key_values: true
+              router: { type: token, balancing: loss_free, bias_step: 0.05, z_loss: 0.01 }
+            layers: [{ repeat: 2, mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }]
+          - { mixer: { type: gru } }
+        """,
+        // One micro-batch's choices are another's average.
+        "token, every gate": """
+        vocabulary_size: 29
+        width: 8
+        layers:
+          - recursion:
+              count: 4
+              router: { type: token, gate_at: every, coefficient: 0.5, balance_warmup_steps: 1 }
+            layers: [{ mixer: { type: mingru } }, { mixer: { type: attention, head_count: 2 } }]
+        """,
+        // Equal gates: every token is through after the first recursion, and the others get none.
+        "token, empty": """
+        vocabulary_size: 29
+        width: 8
+        layers:
+          - recursion: { count: 3, router: { type: token, temperature: 1e30, z_loss: 0.1 } }
+            layers: [{ repeat: 2, mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }]
+        """,
+        "random": """
+        vocabulary_size: 29
+        width: 8
+        layers:
+          - recursion: { count: 3, router: { random: true, capacity: [1, 0.5, 0.2] } }
+            layers: [{ repeat: 2, mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }]
+        """,
+        "keys without routers": """
+        vocabulary_size: 29
+        width: 8
+        dropout: 0.1
+        layers:
+          - recursion: { count: 3, share_key_values: true }
+            layers:
+              - { mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }
+              - { mixer: { type: attention, head_count: 2, window: 4 } }
+        """,
+    ]
+
+    static func fixture(_ model: String, _ settings: [String: String] = [:]) -> RunFixture {
+        RunFixture(model: models[model]!, parallel: ["threads": "1"].merging(settings) { $1 }, batch: 5, time: 11)
+    }
+
+    static let layouts: [(ranks: Int, settings: [String: String])] = [
+        (1, ["schedule": "gpipe", "threads": "2"]), (1, ["rematerialize": "[2, 3, 5]"]), (2, ["schedule": "1f1b"]),
+        (2, ["schedule": "zb_v"]), (2, ["schedule": "interleaved", "virtual_stages": "3"]),
+        (3, ["schedule": "zb_h1", "rematerialize": "always"]), (4, ["schedule": "gpipe", "rematerialize": "always"]),
+        (2, ["schedule": "breadth_first", "placement": "ring"]),
+        (3, ["schedule": "interleaved", "placement": "ring", "rematerialize": "always"]),
+    ]
+
+    @Test(arguments: models.keys.sorted(), [2, 3])
+    func everyPlacementTrainsTheSameBits(model: String, microBatches: Int) throws {
+        let cut = [
+            "micro_batches": "\(microBatches)",
+            "chunks": model == "keys without routers" ? "\(microBatches)" : "1",
+        ]
+        let reference = try Self.fixture(model, cut).train(ranks: 1)
+        #expect(Set(reference.losses).count == 3)
+        for (ranks, settings) in Self.layouts {
+            var settings = settings
+            if model == "token, every gate" || model == "expert", settings["rematerialize"] == "[2, 3, 5]" {
+                settings["rematerialize"] = model == "expert" ? "[3, 4, 6]" : "[2, 3, 6]"
+            }
+            let differences = try Self.fixture(model, cut.merging(settings) { $1 }).train(ranks: ranks)
+                .differences(from: reference)
+            #expect(differences.isEmpty, "\(model), \(ranks) ranks, \(settings): \(differences)")
+        }
+    }
+
+    /// Choices are those of each sequence, and terms are means over micro-batches: the cut only rounds.
+    @Test(arguments: ["shared keys", "token"]) func microBatchesOnlyRound(model: String) throws {
+        func losses(_ microBatches: Int) throws -> [Double] {
+            try Self.fixture(model, ["micro_batches": "\(microBatches)"]).train(ranks: 1).losses
+                .map(Double.init(bitPattern:))
+        }
+        for (a, b) in zip(try losses(1), try losses(5)) { #expect(abs(a - b) < 1e-4 * a, "\(a), \(b)") }
+    }
+
+    // MARK: Limits
+
+    /// What a router that stops no token leaves of a recursion, written out with skips.
+    static let limits: [(name: String, recursion: String, skips: String)] = [
+        // H + Block(H), twice.
+        (
+            "expert", "count: 2, router: { gating: additive, capacity: [1, 1], sampling: none }",
+            "{ from: 0, to: 2 }, { from: 0, to: 3 }, { from: 1, to: 3 }"
+        ),
+        // H + Block(Block(H)).
+        (
+            "token", "count: 2, router: { type: token, gating: additive, balance_warmup_steps: 3, coefficient: 0 }",
+            "{ from: 0, to: 3 }"
+        ),
+    ]
+
+    @Test(arguments: limits.indices) func routersThatStopNoTokenAreSkips(index: Int) throws {
+        let limit = Self.limits[index]
+        func run(_ recursion: String, _ skips: String) throws -> (losses: [Double], parameters: [[Float]]) {
+            let fixture = RunFixture(
+                model: """
+                    vocabulary_size: 29
+                    width: 8
+                    skips: [\(skips)]
+                    layers:
+                      - recursion: { \(recursion) }
+                        layers: [{ mixer: { type: attention, head_count: 2 }, mlp: { hidden_size: 10 } }]
+                    """,
+                optimizer: "{ type: sgd, clip_norm: 0.5 }")
+            return try InProcessWorld.run(size: 1) { communicator in
+                let session = try fixture.session(communicator)
+                // Values follow names, which differ.
+                let block = session.model.registry.parameters.filter {
+                    $0.name.hasPrefix("model.layers.") && !$0.name.contains("router")
+                }
+                for (number, parameter) in block.enumerated() {
+                    for i in 0..<parameter.value.count {
+                        parameter.value.pointer[i] = Float((7 * i + number) % 13 - 6) / 13
+                    }
+                    parameter.valueChanged()
+                }
+                let losses = try (1...3).map {
+                    try session.trainStep(fixture.tokens(step: $0), step: $0, rate: 0.02).loss
+                }
+                return (losses, block.map(\.value.array))
+            }[0]
+        }
+        let (routed, plain) = (try run(limit.recursion, ""), try run("count: 2", limit.skips))
+        for (a, b) in zip(routed.losses, plain.losses) { #expect(abs(a - b) < 1e-5 * b, "\(limit.name): \(a), \(b)") }
+        for (a, b) in zip(routed.parameters, plain.parameters) { assertClose(limit.name, b, a, ratio: 1e-4) }
+    }
+
+    @Test func memoryStaysBelowTheLayoutsPrediction() throws {
+        for (model, schedule) in [("expert", "zb_h1"), ("token", "1f1b"), ("shared keys", "gpipe")] {
+            var fixture = Self.fixture(model, ["micro_batches": "5", "schedule": schedule])
+            fixture.model = fixture.model.replacing("width: 8", with: "width: 64")
+            fixture.time = 64
+            for (rank, (measured, predicted)) in try fixture.peakBytes(ranks: 2).enumerated() {
+                #expect(measured <= predicted, "\(model), rank \(rank): \(measured) bytes, not \(predicted)")
+            }
+        }
+    }
+
+    // MARK: Generation
+
+    /// Prompts that come whole and token by token, on any ranks, lead to the same logits.
+    @Test(arguments: models.keys.sorted()) func promptsMayComeInPieces(model: String) throws {
+        let time = 11
+        let given = Array(Self.fixture(model).tokens(step: 3, rows: 1, time: time).inputs)
+        func logits(promptCount: Int, ranks: Int) throws -> [Float] {
+            try Self.fixture(model).lastLogits([given], promptCount: promptCount, ranks: ranks)[0]
+        }
+        let whole = try logits(promptCount: time, ranks: 1)
+        for ranks in 1...3 {
+            for promptCount in [1, 6] {
+                assertClose(
+                    "\(ranks) ranks, prompt of \(promptCount)", whole,
+                    try logits(promptCount: promptCount, ranks: ranks),
+                    ratio: 1e-5)
+            }
+            assertSameBits("\(ranks) ranks", whole, try logits(promptCount: time, ranks: ranks))
+        }
+    }
+
+    // MARK: Balance
+
+    /// `bias += u · sign(mean load − load)`: with equal gates all tokens end first, and its bias falls; the others' rise.
+    @Test func biasesFollowTheLoads() throws {
+        var fixture = Self.fixture("token", ["micro_batches": "3"])
+        fixture.model = fixture.model.replacing("type: token,", with: "type: token, temperature: 1e30,")
+        for ranks in [1, 2] {
+            let biases = try InProcessWorld.run(size: ranks, timeout: 60) { [fixture] communicator -> [Float]? in
+                let session = try fixture.session(communicator)
+                let result = try session.trainStep(fixture.tokens(step: 1), step: 1, rate: 0)
+                #expect(result.auxiliary.keys.sorted() == ["router_z"])
+                return session.heldParameters.first { $0.parameter.name == "model.layers.0.router_bias" }?
+                    .parameter.value.array
+            }
+            #expect(biases.compactMap { $0 } == [[-0.05, 0.05, 0.05]])
+        }
+    }
+
+    // MARK: Estimates
+
+    /// Fewer tokens in later recursions cost less, as R (R + 1) / 2 to R² in linear work.
+    @Test func routedRecursionsAreCheaper() throws {
+        func flops(_ router: String) throws -> Double {
+            let text = """
+                { vocabulary_size: 29, width: 32, layers: [{ recursion: { count: 3\(router) }, layers: [
+                { mixer: { type: mingru }, mlp: { hidden_size: 64 } }] }] }
+                """
+            let model = try Model(
+                ConfigurationReader(YAMLConfiguration.parse(text, file: "model.yaml")), dataVocabularySize: nil)
+            return model.hidden.reduce(0) { $0 + $1.forwardFLOPsPerToken(time: 300) }
+        }
+        let (all, routed) = (try flops(""), try flops(", router: { type: expert }"))
+        #expect(abs(routed / all - 2.0 / 3) < 0.02)
+    }
+
+    // MARK: Errors
+
+    @Test(arguments: [
+        ("count: 3, sharing: sequence, router: {}", "needs sharing: cycle, not sequence"),
+        ("count: 1, router: {}", "needs a count of at least 2, not 1"),
+        ("count: 3, router: { capacity: [1, 0.2, 0.5] }", "grows from 0.2 to 0.5"),
+        ("count: 2, router: { capacity: [0.5, 0] }", "recursion 1 keeps nothing"),
+        ("count: 2, share_key_values: true, router: { capacity: [0.5, 0.2] }", "begin with 1"),
+        ("count: 2, router: { update_keys: true }", "set share_key_values: true"),
+        ("count: 2, router: {}", "has a window"),
+        ("count: 2, share_key_values: true", nil),
+    ])
+    func whatCannotBeIsExplained(recursion: String, text: String?) {
+        let model = """
+            { vocabulary_size: 29, width: 8, layers: [{ recursion: { \(recursion) }, layers: [
+            { mixer: { type: attention, head_count: 2, window: 3 } }] }] }
+            """
+        var got: String?
+        do {
+            _ = try Model(
+                ConfigurationReader(YAMLConfiguration.parse(model, file: "model.yaml")), dataVocabularySize: nil)
+        } catch { got = "\(error)" }
+        #expect(text == nil ? got == nil : got?.contains(text!) == true, "\(got ?? "nothing")")
+    }
+
+    @Test func chunksAndSkipsIntoRoutedTokensAreRefused() {
+        func message(_ fixture: RunFixture) -> String {
+            do {
+                _ = try InProcessWorld.run(size: 1, timeout: 20) { _ = try fixture.session($0) }
+                return ""
+            } catch let failure as RankFailure { return "\(failure.underlying)" } catch { return "\(error)" }
+        }
+        #expect(message(Self.fixture("expert", ["chunks": "2"])).contains("compares the tokens of a whole sequence"))
+        var fixture = Self.fixture("random")
+        fixture.model += "\nskips: [{ from: 1, to: 6 }]"
+        #expect(message(fixture).contains("only some tokens come to"))
+    }
+}
