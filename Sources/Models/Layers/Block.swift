@@ -161,11 +161,12 @@ public final class Block: HiddenLayer {
         // Borrowed keys are those of all tokens.
         let visible = keyValues == .own ? count : time
         let flops = mixer.flopsPerToken(time: visible) + (mlp?.flopsPerToken ?? 0) + lowRankCost.flops
-        return flops * (lap?.share ?? 1) * Double(count) / Double(time)
+        return flops * runShare * Double(count) / Double(time)
     }
 
     public func backwardFLOPsPerToken(time: Int) -> Double { isForwardOnly ? 0 : 2 * forwardFLOPsPerToken(time: time) }
 
+    public var runShare: Double { lap?.share ?? 1 }
     public var isForwardOnly: Bool { lap?.isForwardOnly ?? false }
 
     public var savedPerToken: Int {

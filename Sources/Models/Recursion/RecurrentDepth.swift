@@ -60,9 +60,10 @@ package struct RecurrentDepth {
     /// Iterations of the list without gradient; they come first.
     package var forwardOnlyCount: Int { maximum - backpropagated }
 
-    /// Iterations `p` of a step.
+    /// Iterations `p` of a step; all of them where layers are timed, which is a training pass of no step.
     func iterations(in pass: Pass, stream: Int) -> Int {
         guard pass.isTraining, sampling == .poissonLognormal else { return mean }
+        if pass.step == 0 { return maximum }
         return draw(PhiloxStream(seed: pass.seed, a: .max, b: UInt32(stream), c: UInt32(pass.step)))
     }
 

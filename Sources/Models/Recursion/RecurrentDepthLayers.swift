@@ -79,10 +79,11 @@ final class InjectionLayer: HiddenLayer {
     }
 
     func forwardFLOPsPerToken(time: Int) -> Double {
-        lap.share * Double(adapter == nil ? outputWidth : 4 * outputWidth * outputWidth)
+        runShare * Double(adapter == nil ? outputWidth : 4 * outputWidth * outputWidth)
     }
     func backwardFLOPsPerToken(time: Int) -> Double { isForwardOnly ? 0 : 2 * forwardFLOPsPerToken(time: time) }
     var savedPerToken: Int { isForwardOnly ? 0 : 3 * outputWidth }
+    var runShare: Double { lap.share }
     var isForwardOnly: Bool { lap.isForwardOnly }
 }
 

@@ -94,7 +94,7 @@ enum LayerProfile {
             best.inputGradient = min(best.inputGradient, timing.inputGradient)
             best.weightGradient = min(best.weightGradient, timing.weightGradient)
         }
-        return best
+        return best.scaled(by: layer.runShare)
     }
 
     private static func run(
@@ -102,7 +102,7 @@ enum LayerProfile {
     ) -> LayerTiming {
         let tape = Tape(context)
         let pass = Pass(
-            tape: tape, batch: rows, time: time, seed: 1, step: 1, samples: (0..<rows).map(UInt32.init),
+            tape: tape, batch: rows, time: time, seed: 1, step: 0, samples: (0..<rows).map(UInt32.init),
             isTraining: true, auxiliary: AuxiliaryLosses(scale: 1))
         var outputs: [Variable] = []
         let start = ContinuousClock.now

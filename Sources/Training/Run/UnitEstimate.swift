@@ -15,6 +15,11 @@ public struct LayerTiming: Hashable, Sendable {
         self.weightGradient = weightGradient
     }
 
+    func scaled(by factor: Double) -> LayerTiming {
+        LayerTiming(
+            forward: factor * forward, inputGradient: factor * inputGradient, weightGradient: factor * weightGradient)
+    }
+
     public var total: Double { forward + inputGradient + weightGradient }
 }
 
