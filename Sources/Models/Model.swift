@@ -12,7 +12,8 @@ import Tensors
 /// - `tie_embeddings` (false), `head_bias` (false); `embedding_scale` (false): embeddings times `√width`.
 /// - `initialization`: `normal` (default) | `glorot_uniform` | `takase` (`Initialization`); `initializer_range` (0.02),
 ///   of `normal`; `embedding_init_range`: embedding and head uniform on ±range instead.
-/// - `layers`: a list of blocks (`mixer`, `mlp`, `norm`, `norm_placement`, `residual`, `dropout`) and groups; either may
+/// - `layers`: a list of blocks (`mixer`, `mlp`, `norm`, `norm_placement`, `residual`, `dropout`, and the keys of
+///   `BranchScaling`) and groups; either may
 ///   carry `repeat: n`, and a group holds `layers` of its own, so `repeat: 2` round three LSTM blocks
 ///   and one attention block is a hybrid of eight.
 ///   A group with a `recursion` section is a shared block (`Recursion`).

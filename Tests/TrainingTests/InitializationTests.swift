@@ -269,6 +269,26 @@ import Training
         }
     }
 
+    /// Routed recursions number their layers in another way; borrowed keys and values belong to the first application.
+    @Test(arguments: ["expert", "token"]) func routersStayAsDrawn(type: String) throws {
+        try Self.withCheckpoint { directory in
+            let full = try Self.parameters(Self.full)
+            let settings = "count: 2, share_key_values: true, router: { type: \(type) }"
+            let got = try Self.parameters(Self.fixture(Self.recursive(settings), directory, ", method: upper"))
+            let drawn = try Self.parameters(RunFixture(model: Self.recursive(settings)))
+            let block = type == "expert" ? "block" : "block_list.0"
+            for (name, layer) in [("1.\(block).0", 3), ("1.\(block).1", 4), (type == "expert" ? "3" : "2", 5)] {
+                for matrix in ["self_attn.q_proj.weight", "self_attn.k_proj.weight", "mlp.down_proj.weight"] {
+                    #expect(
+                        got["model.layers.\(name).\(matrix)"] == full["model.layers.\(layer).\(matrix)"]!, "\(name)")
+                }
+            }
+            let routers = drawn.keys.filter { $0.contains("router") }
+            #expect(!routers.isEmpty)
+            for name in routers { #expect(got[name] == drawn[name]) }
+        }
+    }
+
     @Test func mistakesAreNamed() throws {
         let model = Self.recursive("count: 2")
         try Self.withCheckpoint(adding: extra("model.layers.1.mlp.up_proj.bias")) { directory in

@@ -151,7 +151,7 @@ package enum FileSystem {
     /// A path from a configuration file: where the file lies if it is there, else as it stands.
     package static func beside(_ directory: String, _ path: String) -> String {
         let beside = "\(directory)/\(path)"
-        return !path.hasPrefix("/") && exists(beside) ? beside : path
+        return directory != "." && !path.hasPrefix("/") && exists(beside) ? beside : path
     }
 
     /// The last component of `path`.
