@@ -62,7 +62,7 @@ import Training
         ),
         (
             "parallel: { schedule: 1f2b }",
-            "a.yaml:3:23: 'parallel.schedule' must be one of gpipe, 1f1b, interleaved, breadth_first, zb_h1, zb_h2, zb_v, v_half, v_min, dualpipe_v; found '1f2b'; did you mean '1f1b'?"
+            "a.yaml:3:23: 'parallel.schedule' must be one of gpipe, 1f1b, interleaved, breadth_first, zb_interleaved, zb_h1, zb_h2, zb_v, v_half, v_min, dualpipe_v; found '1f2b'; did you mean '1f1b'?"
         ),
         (
             "parallel: { memory_limit: 8GB }",
@@ -82,7 +82,7 @@ import Training
         ),
         (
             "parallel: { microbatches: 2 }",
-            "a.yaml:3:13: unknown key 'microbatches' in 'parallel'; did you mean 'micro_batches'? allowed: stages, schedule, virtual_stages, placement, replicas, micro_batches, chunks, threads, partition, memory_limit, deadline_seconds, trace, auto, rematerialize"
+            "a.yaml:3:13: unknown key 'microbatches' in 'parallel'; did you mean 'micro_batches'? allowed: stages, virtual_stages, placement, rings, schedule, replicas, micro_batches, chunks, threads, partition, memory_limit, deadline_seconds, trace, auto, rematerialize"
         ),
         ("checkpoint: { resume: yes }", "a.yaml:3:23: 'checkpoint.resume' must be one of auto, never; found 'yes'"),
         (
