@@ -8,11 +8,16 @@
 enum { ROW_MAJOR = 101, NO_TRANSPOSE = 111, TRANSPOSE = 112 };
 typedef void (*sgemm_function)(
     int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
+// LAPACK in Fortran's ABI, with the length of the character argument at the end.
+typedef void (*dgesdd_function)(
+    const char *, const int *, const int *, double *, const int *, double *, double *, const int *, double *, const int *,
+    double *, const int *, int *, int *, size_t);
 typedef char *(*core_name_function)(void);
 typedef void (*set_threads_function)(int);
 
 static sgemm_function sgemm;
 static core_name_function core_name;
+static dgesdd_function dgesdd;
 
 int cob_load(const char *core_type) {
     if (sgemm) return 1;
@@ -28,6 +33,7 @@ int cob_load(const char *core_type) {
         return 0;
     }
     core_name = (core_name_function)dlsym(library, "openblas_get_corename");
+    dgesdd = (dgesdd_function)dlsym(library, "dgesdd_");
     set_threads_function set_threads = (set_threads_function)dlsym(library, "openblas_set_num_threads");
     if (set_threads) set_threads(1);
     sgemm = found;
@@ -45,4 +51,22 @@ void cob_sgemm(
     sgemm(
         ROW_MAJOR, transpose_a ? TRANSPOSE : NO_TRANSPOSE, transpose_b ? TRANSPOSE : NO_TRANSPOSE, m, n, k, 1.0f, a, lda, b,
         ldb, accumulate ? 1.0f : 0.0f, c, ldc);
+}
+
+int cob_has_svd(void) { return dgesdd != NULL; }
+
+int cob_svd(int m, int n, double *a, double *s, double *u, double *vt) {
+    // Fortran sees the transpose, whose right factor is our left one.
+    int rank = m < n ? m : n, info = 0, query = -1;
+    double size;
+    int *indices = malloc(sizeof(int) * 8 * (size_t)rank);
+    if (!indices) return -1;
+    dgesdd("S", &n, &m, a, &n, s, vt, &n, u, &rank, &size, &query, indices, &info, 1);
+    int count = (int)size;
+    double *work = info == 0 ? malloc(sizeof(double) * (size_t)count) : NULL;
+    if (work) dgesdd("S", &n, &m, a, &n, s, vt, &n, u, &rank, work, &count, indices, &info, 1);
+    else info = -1;
+    free(work);
+    free(indices);
+    return info;
 }

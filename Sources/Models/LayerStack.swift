@@ -127,7 +127,7 @@ final class LayerStack {
         recursions.append(
             Recursion(
                 layers: first..<end, count: settings.count, blockLength: (end - first) / settings.count,
-                sharing: settings.sharing))
+                sharing: settings.sharing, lowRankScale: settings.relaxation?.scale))
         if let halting = settings.halting { appendAnswer(halting, settings, name: "model.layers.\(firstName)") }
     }
 

@@ -17,6 +17,7 @@ struct SeqTrain: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             Train.self, Evaluate.self, Generate.self, Describe.self, Plan.self, Bench.self, ProbeCommand.self,
+            DepthSearchCommand.self, Distill.self,
             ScheduleCommand.self, SelfTest.self,
         ],
         defaultSubcommand: Train.self)

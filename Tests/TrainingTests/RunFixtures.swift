@@ -13,6 +13,9 @@ struct RunFixture: Sendable {
     var optimizer = "{ type: adamw, weight_decay: 0.1, clip_norm: 0.5 }"
     var batch = 5
     var time = 11
+    var seed = 7
+    /// `train.initialize_from`, when it is set.
+    var initialization: String?
 
     static let vocabulary = 29
 
@@ -33,9 +36,10 @@ struct RunFixture: Sendable {
 
     var text: String {
         let parallel = parallel.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value)" }.joined(separator: ", ")
+        let source = initialization.map { ", initialize_from: \($0)" } ?? ""
         return """
-            seed: 7
-            train: { steps: 100, batch_size: \(batch), sequence_length: \(time) }
+            seed: \(seed)
+            train: { steps: 100, batch_size: \(batch), sequence_length: \(time)\(source) }
             optimizer: \(optimizer)
             learning_rate: { schedule: constant, peak: 0.02 }
             parallel: { \(parallel) }
@@ -52,7 +56,7 @@ struct RunFixture: Sendable {
         let session = try Session(run: run, model: model, communicator: communicator)
         if ready {
             session.prepareOptimizer()
-            session.materializeParameters()
+            _ = try session.initializeParameters()
         }
         return session
     }

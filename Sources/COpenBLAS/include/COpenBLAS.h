@@ -15,3 +15,10 @@ const char *cob_core_name(void);
 void cob_sgemm(
     int transpose_a, int transpose_b, int m, int n, int k, const float *a, int lda, const float *b, int ldb,
     int accumulate, float *c, int ldc);
+
+// Whether the loaded library holds LAPACK's singular value decomposition.
+int cob_has_svd(void);
+
+// A[m, n] = U[m, r] diag(s[r]) V^T[r, n] with r = min(m, n), all row-major, s descending; `a` is destroyed. Returns 0, or
+// LAPACK's code (dgesdd): above 0 it did not converge, below 0 an argument was wrong (NaN among them) or memory is short.
+int cob_svd(int m, int n, double *a, double *s, double *u, double *vt);

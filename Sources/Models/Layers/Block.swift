@@ -6,7 +6,7 @@ import Tensors
 /// `norm_placement` says where the norms `N` stand (`NormPlacement`). With `residual: false` the sums are left out, and
 /// the output takes the mixer's own width: that is the plain stack of torch's word language model. Names:
 /// `input_layernorm`, `self_attn.*` or `mixer.*`, `post_mixer_layernorm`, `post_attention_layernorm`, `mlp.*`,
-/// `post_mlp_layernorm` under `model.layers.{i}`.
+/// `post_mlp_layernorm` under `model.layers.{i}`; `BranchScaling` has those of factors on the branches.
 public final class Block: HiddenLayer {
     public let name: String
     public let uses: [ParameterUse]
@@ -23,6 +23,7 @@ public final class Block: HiddenLayer {
     private let lap: DepthLap?
     private let inputNorm, mixedNorm: Norm
     private let mlp: FeedForward?
+    private let scaling: BranchScaling?
     private let lowRankCost: (saved: Int, flops: Double)
     private let mlpInputNorm, outputNorm: Norm
     private let hasResidual: Bool
@@ -76,6 +77,11 @@ public final class Block: HiddenLayer {
             mlp = nil
         }
         outputNorm = makeNorm("post_mlp_layernorm", width: width, exists: mlp != nil && placement != .pre)
+        scaling = try BranchScaling(reader, builder, branchCount: mlp == nil ? 1 : 2)
+        if scaling != nil, !hasResidual {
+            throw reader.error(
+                "residual", "layer_scale and depth_conditioning scale branches beside a residual; leave it on")
+        }
         outputWidth = width
         uses = builder.uses
         lowRankCost = builder.lowRankCost
@@ -126,7 +132,8 @@ public final class Block: HiddenLayer {
         let (x, tape) = (inputs[0], pass.tape)
         let (normed, attention) = (inputNorm(x, tape), mixer as? AttentionMixer)
         var (carryOut, lent): (Carry, [Variable]) = ([], [])
-        let mixed: Variable
+        let factors = scaling?.factors(tape)
+        var mixed: Variable
         switch keyValues {
         case .own: (mixed, carryOut) = mixer.forward(normed, carry: carry, pass)
         case .lent:
@@ -136,12 +143,16 @@ public final class Block: HiddenLayer {
             mixed = attention!.forward(
                 normed, sharedKeys: inputs[1], sharedValues: inputs[2], updatesKeys: keyValues == .updated, pass)
         }
+        if let factors { mixed = factors.branch(mixed, 0, tape) }
         var y = pass.dropout(mixed, rate: dropout, stream: mixerDropoutStream)
         y = mixedNorm(hasResidual ? tape.add(x, y) : y, tape)
         if let mlp {
-            let z = pass.dropout(mlp(mlpInputNorm(y, tape), tape), rate: dropout, stream: mlpDropoutStream)
+            var z = mlp(mlpInputNorm(y, tape), tape)
+            if let factors { z = factors.branch(z, 1, tape) }
+            z = pass.dropout(z, rate: dropout, stream: mlpDropoutStream)
             y = outputNorm(hasResidual ? tape.add(y, z) : z, tape)
         }
+        if let factors { y = factors.output(y, tape) }
         return ([y] + lent, carryOut)
     }
 
@@ -163,9 +174,12 @@ public final class Block: HiddenLayer {
         var count = inputWidth + outputWidth
         if !isRematerialized {
             count +=
-                mixer.savedPerToken + lowRankCost.saved + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
+                mixer.savedPerToken + lowRankCost.saved + (scaling?.savedPerToken ?? 0)
+                + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
         }
-        return Int((Double(count) * (budget?.share ?? 1)).rounded(.up))
+        // Updated keys and values are copies of all.
+        let copied = keyValues == .updated ? 2 * (mixer as! AttentionMixer).sharedWidth : 0
+        return Int((Double(count) * (budget?.largestShare ?? 1)).rounded(.up)) + copied
     }
 
     public var chunkingObstacle: String? { mixer.chunkingObstacle }

@@ -9,6 +9,8 @@ public struct Recursion: Sendable {
     /// Layers of the list that one application takes, the step layer or router before it included.
     public let blockLength: Int
     public let sharing: RecursionSharing
+    /// Factor on the low-rank corrections; nil without relaxation.
+    public var lowRankScale: Float?
 }
 
 /// Which layer of a shared block each application uses (arXiv 2507.10524, table of sharing strategies). The middle
@@ -22,7 +24,7 @@ public enum RecursionSharing: String, CaseIterable, Sendable {
     /// What the `application`-th layer of the unrolled block is, counted from 0.
     ///
     /// - Returns: the layer of the shared block, the recursion it is in, and the first application of that layer.
-    func place(
+    public func place(
         _ application: Int, layerCount: Int, count: Int
     ) -> (layer: Int, recursion: Int, firstUse: Int) {
         switch self {

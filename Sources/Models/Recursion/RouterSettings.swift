@@ -145,6 +145,9 @@ struct TokenBudget {
     /// Steps over which training comes down from all tokens.
     let warmupSteps: Int
 
+    /// Part that any pass of training may come to.
+    var largestShare: Double { isExact && warmupSteps == 0 ? share : 1 }
+
     /// All tokens, always.
     var isWhole: Bool { isExact && share == 1 }
 

@@ -355,6 +355,12 @@ public final class CheckpointStore {
         return tensor
     }
 
+    /// The latest checkpoint of a run directory; any other path as it is.
+    static func resolved(_ path: String) throws -> String {
+        guard FileSystem.exists(path + "/latest") else { return path }
+        return try path + "/" + FileSystem.readText(path + "/latest").trimmingCharacters(in: .whitespacesAndNewlines)
+    }
+
     private func latestName() throws -> String? {
         let pointer = directory + "/latest"
         guard FileSystem.exists(directory) else { return nil }

@@ -26,6 +26,8 @@ public struct RunConfiguration: Sendable {
     public var logEvery: Int
     /// Absent: no sample at the end.
     public var generate: GenerateSection?
+    /// What `seqtrain distill` needs; other commands leave it alone.
+    public var distillation: DistillationConfiguration?
 
     /// `train:`
     public struct TrainSection: Sendable {
@@ -35,6 +37,8 @@ public struct RunConfiguration: Sendable {
         public var batchSize: Int
         /// Tokens per sequence.
         public var sequenceLength: Int
+        /// `initialize_from`: a checkpoint to start from instead of random weights.
+        public var initialization: InitializationConfiguration?
     }
 
     /// `parallel:`
@@ -140,7 +144,9 @@ public struct RunConfiguration: Sendable {
         self.train = TrainSection(
             steps: try train.int("steps", default: nil, in: 0...1_000_000_000),
             batchSize: try train.int("batch_size", default: nil, in: 1...1_000_000),
-            sequenceLength: try train.int("sequence_length", default: nil, in: 1...100_000_000))
+            sequenceLength: try train.int("sequence_length", default: nil, in: 1...100_000_000),
+            initialization: train.has("initialize_from")
+                ? try InitializationConfiguration(try train.section("initialize_from"), directory: directory) : nil)
 
         optimizer = try OptimizerConfiguration(try reader.section("optimizer"))
         learningRate = try LearningRateSchedule(try reader.section("learning_rate"), steps: self.train.steps)
@@ -161,6 +167,10 @@ public struct RunConfiguration: Sendable {
 
         logEvery = try reader.section("log").int("every", default: 10, in: 1...Int.max)
         generate = reader.has("generate") ? try GenerateSection(try reader.section("generate")) : nil
+        distillation =
+            reader.has("distill")
+            ? try DistillationConfiguration(
+                try reader.section("distill"), directory: directory, steps: self.train.steps) : nil
     }
 }
 

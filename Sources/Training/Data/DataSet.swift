@@ -6,6 +6,8 @@ public final class DataSet {
     public let vocabulary: Vocabulary
     /// Whether batches continue each other, so that recurrent state is handed on.
     public let isStream: Bool
+    /// Whether examples are made up and have answers that are right or wrong.
+    public var isTask: Bool { if case .task = batches { true } else { false } }
     private let batches: Batches
 
     private enum Batches {

@@ -148,6 +148,12 @@ package enum FileSystem {
         return slash == trimmed.startIndex ? "/" : String(trimmed[..<slash])
     }
 
+    /// A path from a configuration file: where the file lies if it is there, else as it stands.
+    package static func beside(_ directory: String, _ path: String) -> String {
+        let beside = "\(directory)/\(path)"
+        return !path.hasPrefix("/") && exists(beside) ? beside : path
+    }
+
     /// The last component of `path`.
     package static func name(of path: String) -> String {
         path.split(separator: "/").last.map(String.init) ?? path

@@ -148,6 +148,80 @@ public final class Job {
         return (try session.evaluate(batches, isStream: data.isStream), step)
     }
 
+    /// As above with a chain of layers instead of all in order. One rank only.
+    public func evaluate(
+        checkpoint: String?, split: Corpus.Split, path: [Int]
+    ) throws -> (result: Session.Evaluation, step: Int) {
+        let (session, data) = try openAlone("depth-search")
+        let step = try loadCheckpoint(checkpoint, session, data)
+        let runner = try PathRunner(model: session.model, context: session.context)
+        try runner.check(path)
+        let cut = session.plan.cut
+        let result = runner.evaluate(
+            try data.evaluationBatches(split: split), path: path, microBatchCount: cut.totalMicroBatchCount,
+            chunkCount: cut.chunkCount, isStream: data.isStream)
+        return (result, step)
+    }
+
+    /// Searches chains of layers for the first `samples` sequences of a split. One rank only.
+    ///
+    /// - Parameters:
+    ///   - out: where to write a line for each; nil writes nothing.
+    ///   - options: told whether the data are a task.
+    /// - Returns: a summary.
+    public func searchDepth(
+        checkpoint: String?, split: Corpus.Split, samples: Int, out: String?,
+        options: (_ isTask: Bool) -> DepthSearch.Options
+    ) throws -> String {
+        let (session, data) = try openAlone("depth-search")
+        _ = try loadCheckpoint(checkpoint, session, data)
+        let runner = try PathRunner(model: session.model, context: session.context)
+        let search = DepthSearch(runner: runner, options: options(data.isTask), rowLimit: run.train.batchSize)
+        let outcomes = search.run(try data.evaluationBatches(split: split), limit: samples)
+        if let out {
+            try FileSystem.replace(out, with: Array(outcomes.map { $0.json.text + "\n" }.joined().utf8))
+        }
+        return DepthSearch.summary(outcomes, depth: runner.layerCount)
+    }
+
+    /// Fits the model to a teacher (`Distiller`). One rank only.
+    ///
+    /// - Returns: the checkpoint, where one was written, and a report.
+    public func distill(display: ProgressDisplay) throws -> (checkpoint: String?, report: String) {
+        let (session, data) = try openAlone("distill")
+        let loop = try DistillationLoop(
+            session: session, data: data, configuration: try distillation(), display: display,
+            resolved: YAMLConfiguration.dump(root.resolved))
+        return try loop.train()
+    }
+
+    /// The blocks that the teacher's activations fall into; see `LayerPhases`. One rank only.
+    ///
+    /// - Parameter fraction: of the distances between all layers that a cut must have across it.
+    public func layerPhases(fraction: Double) throws -> [Range<Int>] {
+        let (session, data) = try openAlone("distill")
+        let teacher = try Teacher(try distillation(), data: data, context: session.context)
+        let batches = try data.evaluationBatches(split: .valid, limit: run.eval.batches ?? 4)
+        return LayerPhases(activations: batches.map { teacher.activations($0.inputs, batch: $0.rows) })
+            .phases(fraction: fraction)
+    }
+
+    private func distillation() throws -> DistillationConfiguration {
+        guard let configuration = run.distillation else {
+            throw RunError.usage(
+                "the configuration has no 'distill' section; name a teacher: distill: { teacher: DIR }")
+        }
+        return configuration
+    }
+
+    /// - Parameter command: to name in the error.
+    private func openAlone(_ command: String) throws -> (Session, DataSet) {
+        guard communicator.size == 1 else {
+            throw RunError.usage("'\(command)' runs in one process; start it without mpirun and --local-ranks")
+        }
+        return try open()
+    }
+
     public func generate(
         checkpoint: String?, _ request: RunConfiguration.GenerateSection, onText: (String) -> Void
     ) throws -> [String] {

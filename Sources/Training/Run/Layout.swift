@@ -94,7 +94,9 @@ public struct Layout: Sendable {
         simulation = try Simulator.simulate(schedule, costs, keepsTimeline: keepsTimeline)
         let usage = simulation.ranks
         predictedPeakBytes = layersOfRank.enumerated().map { rank, layers in
-            Self.withSlack(stateBytes[rank] + usage[rank].peakBytes + layers.map { unit.temporaryBytes[$0] }.max()!)
+            Self.withSlack(
+                stateBytes[rank] + usage[rank].peakBytes + unit.linkMessageBytes(layers)
+                    + layers.map { unit.temporaryBytes[$0] }.max()!)
         }
         if ring != nil, let limit = parallel.memoryLimit, let peak = predictedPeakBytes.max(), peak > limit {
             throw RunError.memory(limit: limit, need: peak, cut: partition.layerCounts)

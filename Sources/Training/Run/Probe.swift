@@ -37,7 +37,7 @@ enum Probe {
     /// Collective; rank 0 writes.
     static func write(session: Session, source: BatchSource, parameters path: String?, to out: String) throws {
         let communicator = session.communicator
-        session.materializeParameters()
+        _ = try session.initializeParameters()
         if let path { try Collective.agree(communicator) { try load(path, session) } }
         let batch = try Collective.agree(communicator) {
             switch source {

@@ -142,6 +142,17 @@ public final class Session {
         for (_, parameter) in heldParameters { parameter.materialize(seed: run.seed, context) }
     }
 
+    /// As above, and takes them from `train.initialize_from` where it is set. Collective.
+    ///
+    /// - Returns: what was taken from where; nil when all are drawn.
+    public func initializeParameters() throws -> String? {
+        materializeParameters()
+        guard let source = run.train.initialization else { return nil }
+        return try Collective.agree(communicator) {
+            try WeightInitialization(source, seed: run.seed).apply(to: model, held: heldParameters.map(\.parameter))
+        }
+    }
+
     /// Allocates the optimiser's state for them.
     public func prepareOptimizer() {
         for (_, parameter) in heldParameters { optimizer.prepare(parameter) }

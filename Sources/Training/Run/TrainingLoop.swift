@@ -49,11 +49,11 @@ public final class TrainingLoop {
                 lastCheckpoint = state.path
                 report("resumed from \(state.path) after step \(step)")
             } else {
-                session.materializeParameters()
+                try initialize()
             }
             if isReporter { metrics = try MetricsLog(path: store.directory + "/metrics.jsonl", lastStep: step) }
         } else {
-            session.materializeParameters()
+            try initialize()
         }
         reportPlan()
 
@@ -98,6 +98,10 @@ public final class TrainingLoop {
             outcome.samples = try TextGenerator(session: session, data: data).generate(request)
         }
         return outcome
+    }
+
+    private func initialize() throws {
+        if let summary = try session.initializeParameters() { report(summary) }
     }
 
     /// Sums between two reports.

@@ -35,6 +35,7 @@ struct UnitEstimate {
     let fixedBytes: [Int]
     /// Of one unit's message along each link of the model.
     let linkBytes: [Int]
+    private let links: [LayerLink]
     private let uses: [[ParameterUse]]
     private let optimizerBytes: (Int) -> Int
     /// Sent to the other replicas once as gradients and once as values.
@@ -79,7 +80,7 @@ struct UnitEstimate {
         let linkBytes = model.links.map {
             4 * $0.width * $0.rows(batch: rows, time: length, positionOffset: cut.time - length)
         }
-        self.linkBytes = linkBytes
+        (links, self.linkBytes) = (model.links, linkBytes)
         let headRows = Tape.crossEntropyBlockRows(rows: tokens, vocabulary: model.vocabularySize)
         exchangedBytes = layers.map { layer in
             layer.uses.reduce(0) { $0 + 4 * $1.parameter.shape.count } * (replicaCount - 1) / replicaCount
@@ -125,6 +126,15 @@ struct UnitEstimate {
                 let peers = used.indices.filter { $0 != rank && used[$0][entry.key] != nil }.count
                 return sum + entry.value.filter(\.hasGradient).count * peers * 4 * entry.value[0].parameter.shape.count
             }
+        }
+    }
+
+    /// Messages along links between a rank's layers and others that may have come before their turn, as far as
+    /// receives look ahead.
+    func linkMessageBytes(_ layers: [Int]) -> Int {
+        let owned = Set(layers)
+        return zip(links, linkBytes).reduce(0) { sum, link in
+            sum + (owned.contains(link.0.from) == owned.contains(link.0.to) ? 0 : 4 * link.1)
         }
     }
 

@@ -23,15 +23,19 @@ struct Evaluate: ParsableCommand {
         try job.run { job in
             let (result, step) = try job.evaluate(checkpoint: checkpoint, split: split)
             guard job.communicator.rank == 0 else { return }
-            print(
-                String(
-                    format:
-                        "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %.2f %% right, %d tokens",
-                    split.rawValue, step, result.meanLoss, exp(result.meanLoss), result.meanLoss / log(2),
-                    100 * result.accuracy, result.tokens))
+            print(result.line(split, step: step))
             for statistic in result.statistics {
                 print(String(format: "%@ %@: mean %.4f", statistic.layer, statistic.term, statistic.mean))
             }
         }
+    }
+}
+
+extension Session.Evaluation {
+    /// - Parameter step: that the checkpoint was written after.
+    func line(_ split: Corpus.Split, step: Int) -> String {
+        String(
+            format: "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %.2f %% right, %d tokens",
+            split.rawValue, step, meanLoss, exp(meanLoss), meanLoss / log(2), 100 * accuracy, tokens)
     }
 }
