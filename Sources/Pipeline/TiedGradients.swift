@@ -53,14 +53,16 @@ public struct TiedGradients {
                     }
                     return gradient
                 }
-                let arriving = TensorPiece(holding: range, context.tensor(Shape(range.count), .messages))
+                // The first slot takes the sum below, and outlives the messages.
+                let category = useIndex == 0 ? MemoryCategory.gradients : .messages
+                let arriving = TensorPiece(holding: range, context.tensor(Shape(range.count), category))
                 let bytes = UnsafeMutableRawBufferPointer(start: arriving.pointer, count: arriving.count * 4)
                 requests.append(try communicator.receive(into: bytes, from: owner, tag: tag - useIndex))
                 return arriving
             }
         }
         try Request.waitAll(requests)
-        // The first slot takes the sum: nobody needs it by itself any more.
+        // Nobody needs the first slot by itself any more.
         return slots.mapValues { slots in
             for slot in slots.dropFirst() {
                 Elementwise.add(slot.pointer, to: slots[0].pointer, count: slots[0].count, threads: context.threads)

@@ -9,7 +9,7 @@ import Testing
     static let mistakes: [(arguments: [String], status: Int32, message: String)] = [
         (
             ["train.stepz=3"], 2,
-            "seqtrain: command line override 'train.stepz=3': unknown key 'stepz' in 'train'; did you mean 'steps'? allowed: steps, batch_size, sequence_length"
+            "seqtrain: command line override 'train.stepz=3': unknown key 'stepz' in 'train'; did you mean 'steps'? allowed: steps, batch_size, sequence_length, initialize_from"
         ),
         (
             ["train.steps=many"], 2,
