@@ -363,7 +363,9 @@ extension StageRuntime: StageExecutor {
 
     public func inputGradient(_ unit: UnitOfWork) throws {
         let state = liveUnit(unit)
-        if let output = state.output.flow?.activation, hasBackward(unit.stage + 1) { output.accumulate(arrived(.gradient(unit)).tensor, context) }
+        if let output = state.output.flow?.activation, hasBackward(unit.stage + 1) {
+            output.accumulate(arrived(.gradient(unit)).tensor, context)
+        }
         for (edge, output) in state.output.links where hasBackward(routing.edges[edge - 1].toStage) {
             output.accumulate(arrived(.gradient(unit, edge: edge)).tensor, context)
         }
