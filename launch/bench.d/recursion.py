@@ -6,7 +6,8 @@
 
 A block, then six applications of two shared ones in three recursions, then a block (R = 3, middle cycle of arXiv 2507.10524),
 against eight blocks of their own: width 128, bytes, AdamW, a learning rate for all. Every model has the same FLOPs to
-spend, forward and backward, so that cheaper tokens are more tokens.
+spend, forward and backward, so that cheaper tokens are more tokens. Validation with expert choice ranks whole sequences, as
+training does: whether a token goes on depends a little on later ones.
 
 Routing saves FLOPs; the second table is what it saves in time, step by step, one rank, where matrix products dominate.
 """
@@ -26,6 +27,8 @@ MODELS = {
     "vanilla": None,
     "recursive": "",
     "relaxed, rank 8": ", relaxation: { rank: 8, targets: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj] }",
+    # The gates without the choice: what routing itself brings shows against this.
+    "MoR, all tokens": ", router: { type: expert, capacity: [1, 1, 1] }",
     "MoR, expert choice": f", router: {EXPERT}",
     "MoR, shared keys": f", share_key_values: true, router: {EXPERT}",
     "MoR, token choice": f", router: {TOKEN}",
