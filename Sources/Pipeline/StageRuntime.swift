@@ -29,6 +29,11 @@ public struct TokenBatch: Sendable {
 
     /// Tokens that count in the loss.
     public var targetCount: Int { targets.reduce(0) { $0 + ($1 >= 0 ? 1 : 0) } }
+
+    /// `[B]`: those of each row.
+    public var targetCounts: [Int] {
+        (0..<rows).map { row in targets[row * time..<(row + 1) * time].reduce(0) { $0 + ($1 >= 0 ? 1 : 0) } }
+    }
 }
 
 /// How a batch is cut: rows into micro-batches, positions into chunks. Neither needs to divide.
@@ -182,8 +187,18 @@ public final class StageRuntime {
         return losses.reduce(0) { $0 + ($1?.total ?? 0) }
     }
 
-    /// Counted targets of the batch that have the largest logit, in evaluation; 0 on ranks without the head.
-    public var hitTotal: Int { losses.reduce(0) { $0 + ($1?.hitCount ?? 0) } }
+    /// `[B]`: counted targets of every row that have the largest logit, in evaluation; 0 on ranks without the head.
+    public var hitCounts: [Int] {
+        var result = [Int](repeating: 0, count: batch.rows)
+        for (place, loss) in losses.enumerated() {
+            guard let loss else { continue }
+            let time = cut.positions(ofChunk: place % cut.chunkCount).count
+            for (i, row) in cut.rows(ofMicroBatch: place / cut.chunkCount).enumerated() {
+                result[row] += Int(loss.hits[i * time..<(i + 1) * time].reduce(0, +))
+            }
+        }
+        return result
+    }
 
     /// What this rank's layers added to the loss of the batch, for each of the model's auxiliary terms: the sum over its
     /// units in micro-batch, then chunk order, ÷ all micro-batches of the batch; 0 for terms of other ranks.

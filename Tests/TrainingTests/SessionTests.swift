@@ -133,6 +133,48 @@ import Training
         for ranks in 2...3 { #expect(try hits(ranks) == reference) }
     }
 
+    /// A sequence is right when every counted target of it is, whatever chunk, micro-batch, rank or replica it lies on.
+    @Test func evaluationCountsRightSequences() throws {
+        let some = RunFixture(model: RunFixture.hybrid).tokens(step: 1)
+        /// Counts one target in the first half of a row, and one in the second, which are other chunks.
+        @Sendable func batch(_ targets: [(Int32, Int32)?]) -> TokenBatch {
+            var all = [Int32](repeating: -1, count: some.inputs.count)
+            for (row, pair) in targets.enumerated() {
+                guard let pair else { continue }
+                (all[row * some.time + 1], all[(row + 1) * some.time - 2]) = pair
+            }
+            return TokenBatch(
+                rows: some.rows, time: some.time, inputs: some.inputs, targets: all, restarts: some.restarts)
+        }
+        func results(_ ranks: Int, _ replicas: Int) throws -> [[Int]] {
+            let fixture = RunFixture(
+                model: RunFixture.hybrid,
+                parallel: ["micro_batches": "4", "chunks": "2", "threads": "1", "replicas": "\(replicas)"])
+            return try InProcessWorld.run(size: ranks, timeout: 60) { communicator in
+                let session = try fixture.session(communicator)
+                func counts(_ targets: [(Int32, Int32)?]) throws -> [Int] {
+                    let result = try session.evaluate([batch(targets)], isStream: false)
+                    return [result.hits, result.tokens, result.rightSequences, result.sequences]
+                }
+                // What the model says in two rows, found by asking for each symbol.
+                let said = try (0..<2).map { row in
+                    var pair: (Int32, Int32) = (0, 0)
+                    for symbol in 0..<Int32(RunFixture.vocabulary) {
+                        let blank = [(Int32, Int32)?](repeating: nil, count: row)
+                        if try counts(blank + [(symbol, -1)])[2] == 1 { pair.0 = symbol }
+                        if try counts(blank + [(-1, symbol)])[2] == 1 { pair.1 = symbol }
+                    }
+                    return pair
+                }
+                let wrong = (said[0].0, (said[0].1 + 1) % Int32(RunFixture.vocabulary))
+                return try [counts(said), counts([wrong, said[1]]), counts([nil, said[1], nil])]
+            }[ranks - 1]
+        }
+        for (ranks, replicas) in [(1, 1), (3, 1), (2, 2)] {
+            #expect(try results(ranks, replicas) == [[4, 4, 2, 2], [3, 4, 1, 2], [2, 2, 1, 1]])
+        }
+    }
+
     // MARK: Buffers
 
     /// After warm-up a step asks the system for nothing, and leaves nothing behind.

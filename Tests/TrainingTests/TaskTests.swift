@@ -23,7 +23,8 @@ import Training
 
     private static let every = [
         "task: copying", "task: copying, selective: true", "task: induction", "task: group",
-        "task: multi_query_recall", "task: parity", "task: delayed_match",
+        "task: multi_query_recall", "task: parity", "task: delayed_match", "task: copy, minimum_digits: 1",
+        "task: reverse, digits: 3", "task: addition",
     ]
 
     // MARK: Batches
@@ -234,6 +235,46 @@ import Training
         #expect(abs(examples.count { $0.targets.contains(1) } - 1000) < 110)
     }
 
+    /// Question and answer of a row, found by the separator and the end, without the blanks in front and behind.
+    private func dialogue(_ example: TaskExample, base: Int32) throws -> (
+        question: [Int32], answer: [Int32], start: Int
+    ) {
+        let start = try #require(example.inputs.firstIndex { $0 != 0 })
+        let separator = try #require(example.inputs.firstIndex(of: base + 1))
+        let end = try #require(example.targets.firstIndex(of: base + 2))
+        #expect(example.inputs.indices.allSatisfy { (start...end).contains($0) == (example.inputs[$0] != 0) })
+        #expect(example.targets.indices.allSatisfy { (separator...end).contains($0) == (example.targets[$0] >= 0) })
+        let answer = Array(example.targets[separator..<end])
+        #expect(Array(example.inputs[separator + 1...end]) == answer)
+        return (Array(example.inputs[start..<separator]), answer, start)
+    }
+
+    @Test(arguments: ["copy", "reverse"]) func digitsComeAgain(task: String) throws {
+        var digits = [Int](repeating: 0, count: 8), lengths = digits, starts = digits
+        for example in try examples("task: \(task), base: 7, digits: 5, minimum_digits: 3", length: 13, count: 2000) {
+            let (question, answer, start) = try dialogue(example, base: 7)
+            #expect(answer == (task == "copy" ? question : question.reversed()))
+            for token in question { digits[Int(token)] += 1 }
+            lengths[question.count] += 1
+            if question.count == 3 { starts[start] += 1 }
+        }
+        // 2000 · 4 digits of 7 kinds, 1143 ± 31 each; 3 to 5 of them, 667 ± 21; a row of 7 inputs in 13 has 7 places.
+        #expect(digits[0] == 0 && digits[1...].allSatisfy { abs($0 - 1143) < 150 }, "\(digits)")
+        #expect(lengths[..<3] == [0, 0, 0] && lengths[3...5].allSatisfy { abs($0 - 667) < 105 }, "\(lengths)")
+        #expect(starts[7] == 0 && starts[..<7].allSatisfy { abs($0 - lengths[3] / 7) < 50 }, "\(starts)")
+    }
+
+    @Test(arguments: [false, true]) func sumsAreRight(littleEndian: Bool) throws {
+        func value(_ tokens: [Int32]) -> Int {
+            (littleEndian ? tokens.reversed() : tokens).reduce(0) { 10 * $0 + Int($1) - 1 }
+        }
+        for example in try examples("task: addition, little_endian: \(littleEndian)", length: 21) {
+            let (question, answer, start) = try dialogue(example, base: 10)
+            #expect(start == 0 && question.count == 13 && question[6] == 13 && answer.count == 7)
+            #expect(value(Array(question[..<6])) + value(Array(question[7...])) == value(answer))
+        }
+    }
+
     // MARK: Mistakes
 
     @Test(arguments: [
@@ -242,6 +283,9 @@ import Training
         ("task: copying, count: 11", "'data.count': needs train.sequence_length 22 or more, but it is 20"),
         ("task: multi_query_recall, pairs: 6", "'data.pairs': needs train.sequence_length 24 or more, but it is 20"),
         ("task: multi_query_recall, alphabet_size: 9", "must be even and at least 10, for 4 pairs"),
+        ("task: addition, digits: 6", "'data.digits': needs train.sequence_length 21 or more, but it is 20"),
+        ("task: reverse, base: 1", "'data.base'"),
+        ("task: copy, digits: 4, minimum_digits: 5", "'data.minimum_digits'"),
         ("task: group, text: a.txt", "unknown key 'text' in 'data'"),
         ("task: group, group: s9", "'data.group'"),
     ])

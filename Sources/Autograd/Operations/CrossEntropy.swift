@@ -6,17 +6,17 @@ import Tensors
 public final class LossSum {
     /// Sum over counted tokens of −log p(target), in nats; rows added in order, in Double.
     public private(set) var total: Double?
-    /// Counted tokens whose target has the largest logit; not looked at on a recording tape.
-    public private(set) var hitCount = 0
+    /// Per row, 1 where its target counts and has the largest logit; empty on a recording tape, which does not look.
+    public private(set) var hits: [Int32] = []
     private var observers: [() -> Void] = []
 
     public func whenComputed(_ body: @escaping () -> Void) {
         if total != nil { body() } else { observers.append(body) }
     }
 
-    func complete(_ total: Double, hitCount: Int) {
+    func complete(_ total: Double, hits: [Int32]) {
         self.total = total
-        self.hitCount = hitCount
+        self.hits = hits
         for observer in observers { observer() }
         observers.removeAll()
     }
@@ -67,8 +67,8 @@ extension Tape {
         let block = context.tensor(Shape(blockRows, vocabulary))
         let rowLoss = context.tensor(Shape(blockRows))
         let dx = withGradient && x.needsGradient ? x.writableGradient(context) : nil
-        var (total, hitCount) = (0.0, 0)
-        var hits = [Int32](repeating: 0, count: withGradient ? 0 : blockRows)
+        var total = 0.0
+        var hits = [Int32](repeating: 0, count: withGradient ? 0 : rows)
         targets.withUnsafeBufferPointer { targets in
             for first in stride(from: 0, to: rows, by: blockRows) {
                 let count = min(blockRows, rows - first)
@@ -89,9 +89,11 @@ extension Tape {
                     CrossEntropy.losses(
                         block.pointer, targets: target, into: rowLoss.pointer, rows: count, classes: vocabulary,
                         threads: threads)
-                    CrossEntropy.hits(
-                        block.pointer, targets: target, into: &hits, rows: count, classes: vocabulary, threads: threads)
-                    hitCount += Int(hits.prefix(count).reduce(0, +))
+                    hits.withUnsafeMutableBufferPointer {
+                        CrossEntropy.hits(
+                            block.pointer, targets: target, into: $0.baseAddress! + first, rows: count,
+                            classes: vocabulary, threads: threads)
+                    }
                 }
                 for row in 0..<count { total += Double(rowLoss.pointer[row]) }
                 guard withGradient else { continue }
@@ -109,6 +111,6 @@ extension Tape {
                 }
             }
         }
-        result.complete(total, hitCount: hitCount)
+        result.complete(total, hits: hits)
     }
 }

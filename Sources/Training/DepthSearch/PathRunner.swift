@@ -74,12 +74,13 @@ public final class PathRunner {
     public func evaluate(
         _ batches: some Sequence<TokenBatch>, path: [Int], microBatchCount: Int, chunkCount: Int, isStream: Bool = false
     ) -> Session.Evaluation {
-        var result = Session.Evaluation(loss: 0, hits: 0, tokens: 0)
+        var result = Session.Evaluation()
         var state = [[Carry]](repeating: [], count: microBatchCount)
         for batch in batches {
             let cut = BatchCut(
                 rows: batch.rows, time: batch.time, microBatchCount: microBatchCount, chunkCount: chunkCount)
             var loss = 0.0
+            var hitCounts = [Int](repeating: 0, count: batch.rows)
             for m in 0..<microBatchCount {
                 let rows = cut.rows(ofMicroBatch: m)
                 let tokens = rows.lowerBound * batch.time..<rows.upperBound * batch.time
@@ -88,12 +89,15 @@ public final class PathRunner {
                 let before = isStream && !batch.restarts[0] ? state[m] : []
                 let after = forEachChunk(of: sequences, path: path, cut: cut, carries: before) { losses, hits in
                     loss += losses.reduce(0) { $0 + Double($1) }
-                    result.hits += hits.reduce(0) { $0 + Int($1) }
+                    let time = hits.count / max(1, rows.count)
+                    for (i, row) in rows.enumerated() {
+                        hitCounts[row] += hits[i * time..<(i + 1) * time].reduce(0) { $0 + Int($1) }
+                    }
                 }
                 state[m] = after.map { $0.filter(\.crossesBatches) }
             }
             result.loss += loss
-            result.tokens += batch.targetCount
+            result.add(hitCounts: hitCounts, targetCounts: batch.targetCounts)
         }
         return result
     }

@@ -65,11 +65,15 @@ public final class Session {
     /// What came of an evaluation; the same on every rank.
     public struct Evaluation: Sendable, Equatable {
         /// Sum over counted tokens, in nats.
-        public var loss: Double
+        public var loss = 0.0
         /// Counted tokens whose target has the largest logit.
-        public var hits: Int
+        public var hits = 0
         /// Counted tokens.
-        public var tokens: Int
+        public var tokens = 0
+        /// Sequences with counted tokens, all of which are hits.
+        public var rightSequences = 0
+        /// Sequences with counted tokens.
+        public var sequences = 0
         /// Means over positions of what layers tell of themselves, such as the `steps` of adaptive halting.
         public var statistics: [Statistic] = []
 
@@ -77,6 +81,18 @@ public final class Session {
         public var meanLoss: Double { loss / Double(max(1, tokens)) }
         /// Share of hits.
         public var accuracy: Double { Double(hits) / Double(max(1, tokens)) }
+        /// Share of sequences that are right from end to end.
+        public var sequenceAccuracy: Double { Double(rightSequences) / Double(max(1, sequences)) }
+
+        /// Takes in the rows of a batch: counted tokens of each, and the hits among them.
+        mutating func add(hitCounts: [Int], targetCounts: [Int]) {
+            for (hitCount, targetCount) in zip(hitCounts, targetCounts) where targetCount > 0 {
+                hits += hitCount
+                tokens += targetCount
+                rightSequences += hitCount == targetCount ? 1 : 0
+                sequences += 1
+            }
+        }
     }
 
     /// One of the model's statistics.
@@ -226,7 +242,7 @@ public final class Session {
             runtime.keepsCarryAcrossBatches = keeps
             runtime.restoreBatchCarry(saved)
         }
-        var (loss, hits, tokens) = (0.0, 0, 0)
+        var result = Evaluation()
         var sums = model.statisticTerms.map { _ in LayerStatistics.Sum() }
         for batch in batches {
             let cut = BatchCut(
@@ -234,16 +250,17 @@ public final class Session {
                 chunkCount: plan.cut.chunkCount, share: share)
             runtime.begin(batch: batch, cut: cut, step: 0, isTraining: false, lossScale: 0)
             scheduleBytesSent += try evaluator.run(runtime).bytesSent
-            loss += runtime.lossTotal ?? 0
-            hits += runtime.hitTotal
-            tokens += batch.targetCount
+            result.loss += runtime.lossTotal ?? 0
+            result.add(hitCounts: runtime.hitCounts, targetCounts: batch.targetCounts)
             for (index, sum) in runtime.statisticTotals.enumerated() { sums[index] += sum }
             runtime.finish()
         }
         // A count below 2⁵³ is exact in Double, so its sum is the same for any number of ranks.
-        return Evaluation(
-            loss: try communicator.sum(loss), hits: Int(try communicator.sum(Double(hits))), tokens: tokens,
-            statistics: try means(sums))
+        result.loss = try communicator.sum(result.loss)
+        result.hits = Int(try communicator.sum(Double(result.hits)))
+        result.rightSequences = Int(try communicator.sum(Double(result.rightSequences)))
+        result.statistics = try means(sums)
+        return result
     }
 
     /// Collective.

@@ -152,6 +152,7 @@ public final class TrainingLoop {
         if let validation {
             fields.append(.init("validation_loss", .double(validation.meanLoss)))
             fields.append(.init("validation_accuracy", .double(validation.accuracy)))
+            fields.append(.init("validation_sequence_accuracy", .double(validation.sequenceAccuracy)))
             fields += validation.statistics.map { .init("\($0.layer).\($0.term)", .double($0.mean)) }
         }
         try metrics?.append(fields)

@@ -35,7 +35,9 @@ extension Session.Evaluation {
     /// - Parameter step: that the checkpoint was written after.
     func line(_ split: Corpus.Split, step: Int) -> String {
         String(
-            format: "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %.2f %% right, %d tokens",
-            split.rawValue, step, meanLoss, exp(meanLoss), meanLoss / log(2), 100 * accuracy, tokens)
+            format:
+                "%@ step %d: loss %.6f nats/token, perplexity %.4f, %.4f bits/token, %.2f %% right (%.2f %% of sequences), %d tokens",
+            split.rawValue, step, meanLoss, exp(meanLoss), meanLoss / log(2), 100 * accuracy, 100 * sequenceAccuracy,
+            tokens)
     }
 }

@@ -31,15 +31,15 @@ public struct TaskExample: Sendable, Equatable {
 ///
 /// | key | meaning | default |
 /// | --- | --- | --- |
-/// | `task` | `copying`, `delayed_match`, `group`, `induction`, `multi_query_recall` or `parity` | required |
+/// | `task` | `addition`, `copy`, `copying`, `delayed_match`, `group`, `induction`, `multi_query_recall`, `parity` or `reverse` | required |
 /// | `evaluation_examples` | examples in each of the valid and test splits, rounded up to whole batches | 1024 |
 ///
 /// The other keys are the task's own. The example length is `train.sequence_length`.
 public struct TaskConfiguration: Sendable {
     /// Every task there is, by name.
     static let tasks: [any GeneratedTask.Type] = [
-        CopyingTask.self, DelayedMatchTask.self, GroupTask.self, InductionTask.self, MultiQueryRecallTask.self,
-        ParityTask.self,
+        AdditionTask.self, CopyTask.self, CopyingTask.self, DelayedMatchTask.self, GroupTask.self, InductionTask.self,
+        MultiQueryRecallTask.self, ParityTask.self, ReverseTask.self,
     ]
 
     public var task: any GeneratedTask
