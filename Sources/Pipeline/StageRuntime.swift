@@ -3,78 +3,6 @@ import Kernels
 import Models
 import Tensors
 
-/// The tokens of one step: the same on every rank that looks at them.
-public struct TokenBatch: Sendable {
-    /// Sequences (`B`) and tokens each (`T`).
-    public let rows: Int
-    public let time: Int
-    /// `[B, T]`.
-    public let inputs: [Int32]
-    /// `[B, T]`, the token that follows each input; negative ids are ignored by the loss.
-    public let targets: [Int32]
-    /// `[B]`: whether a row starts afresh, so that the state kept from the previous batch is dropped.
-    public let restarts: [Bool]
-
-    public init(rows: Int, time: Int, inputs: [Int32], targets: [Int32], restarts: [Bool]) {
-        require(
-            inputs.count == rows * time && targets.count == rows * time && restarts.count == rows,
-            "TokenBatch: got \(inputs.count) inputs, \(targets.count) targets, \(restarts.count) restarts; expected \(rows) × \(time)"
-        )
-        self.rows = rows
-        self.time = time
-        self.inputs = inputs
-        self.targets = targets
-        self.restarts = restarts
-    }
-
-    /// Tokens that count in the loss.
-    public var targetCount: Int { targets.reduce(0) { $0 + ($1 >= 0 ? 1 : 0) } }
-
-    /// `[B]`: those of each row.
-    public var targetCounts: [Int] {
-        (0..<rows).map { row in targets[row * time..<(row + 1) * time].reduce(0) { $0 + ($1 >= 0 ? 1 : 0) } }
-    }
-}
-
-/// How a batch is cut: rows into micro-batches, positions into chunks. Neither needs to divide.
-///
-/// Replicas share out the micro-batches of one cut, so that units of work are the same however many there are. Rows
-/// are always those of the whole batch.
-public struct BatchCut: Sendable, Equatable {
-    public let rows, time, chunkCount: Int
-    /// Micro-batches of all replicas together.
-    public let totalMicroBatchCount: Int
-    /// Those of this replica, which counts them from 0.
-    public let microBatches: Range<Int>
-
-    /// - Parameter microBatchCount: of all replicas together.
-    public init(rows: Int, time: Int, microBatchCount: Int, chunkCount: Int, share: ReplicaShare = .whole) {
-        self.rows = rows
-        self.time = time
-        self.chunkCount = chunkCount
-        totalMicroBatchCount = microBatchCount
-        microBatches = share.range(of: microBatchCount)
-    }
-
-    /// Micro-batches of this replica.
-    public var microBatchCount: Int { microBatches.count }
-
-    public func rows(ofMicroBatch m: Int) -> Range<Int> {
-        firstRow(microBatches.lowerBound + m)..<firstRow(microBatches.lowerBound + m + 1)
-    }
-    /// The rows of all micro-batches of a replica.
-    public func rows(of share: ReplicaShare) -> Range<Int> {
-        let microBatches = share.range(of: totalMicroBatchCount)
-        return firstRow(microBatches.lowerBound)..<firstRow(microBatches.upperBound)
-    }
-    private func firstRow(_ microBatch: Int) -> Int { rows * microBatch / totalMicroBatchCount }
-    public func positions(ofChunk c: Int) -> Range<Int> { time * c / chunkCount..<time * (c + 1) / chunkCount }
-    /// Flattened rows of a unit's activation.
-    public func tokens(_ unit: UnitOfWork) -> Int {
-        rows(ofMicroBatch: unit.microBatch).count * positions(ofChunk: unit.chunk).count
-    }
-}
-
 /// Runs the layers of the stages that one rank owns, unit by unit, and keeps what the backward pass
 /// and the neighbours need. It knows nothing of messages beyond their buffers.
 ///
@@ -115,7 +43,6 @@ public final class StageRuntime {
     private var losses: [LossSum?] = []
     /// Per auxiliary term of the model, its value in each unit of the batch.
     private var auxiliary: [AuxiliaryLosses.Key: [Double]] = [:]
-
     /// Per statistic of the model, its sums in each unit of the batch.
     private var statistics: [AuxiliaryLosses.Key: [LayerStatistics.Sum]] = [:]
 
