@@ -37,6 +37,16 @@ public struct TokenSelection: Sendable, Equatable {
         self.rows = rows
     }
 
+    /// The rows that `isChosen` marks of `candidates`, as many for each sequence as the one with most has.
+    init(_ candidates: [Int32], where isChosen: [Bool], batch: Int) {
+        let length = candidates.count / batch
+        let sequences = (0..<batch).map { b in
+            (b * length..<(b + 1) * length).filter { isChosen[$0] }.map { candidates[$0] }
+        }
+        let time = sequences.map(\.count).max() ?? 0
+        self.init(rows: sequences.flatMap { $0 + Array(repeating: -1, count: time - $0.count) }, batch: batch)
+    }
+
     /// `[B·A]`: position of each token in its sequence; padding repeats the one before it.
     ///
     /// - Parameter pass: of the whole activation.

@@ -53,8 +53,10 @@ public struct Pass {
     public let samples: [UInt32]
     /// Dropout acts only in training.
     public let isTraining: Bool
-    /// Tokens are chosen by looking at whole sequences (training, evaluation), or each by itself (generation).
+    /// One token follows another, each with the state that those before it left.
     public let isGenerating: Bool
+    /// Routers choose each token by itself, as generation must, rather than by looking at whole sequences.
+    public let routesCausally: Bool
     /// [B·T], the position of every row in its sequence when the rows are not consecutive (routed tokens); nil when they
     /// start at `positionOffset`.
     public var positions: [Int32]? = nil
@@ -65,7 +67,8 @@ public struct Pass {
 
     public init(
         tape: Tape, batch: Int, time: Int, positionOffset: Int = 0, seed: UInt64 = 0, step: Int = 0,
-        samples: [UInt32], isTraining: Bool, isGenerating: Bool = false, auxiliary: AuxiliaryLosses? = nil,
+        samples: [UInt32], isTraining: Bool, isGenerating: Bool = false, routesCausally: Bool = false,
+        auxiliary: AuxiliaryLosses? = nil,
         statistics: LayerStatistics? = nil
     ) {
         self.tape = tape
@@ -77,6 +80,7 @@ public struct Pass {
         self.samples = samples
         self.isTraining = isTraining
         self.isGenerating = isGenerating
+        self.routesCausally = routesCausally || isGenerating
         self.auxiliary = auxiliary
         self.statistics = statistics
     }
@@ -96,7 +100,7 @@ public struct Pass {
         self.init(
             tape: tape, batch: other.batch, time: time, positionOffset: other.positionOffset, seed: other.seed,
             step: other.step, samples: other.samples, isTraining: other.isTraining, isGenerating: other.isGenerating,
-            auxiliary: other.auxiliary, statistics: other.statistics)
+            routesCausally: other.routesCausally, auxiliary: other.auxiliary, statistics: other.statistics)
         positions = other.positions
     }
 

@@ -39,6 +39,7 @@ public final class StageRuntime {
     private var batch = TokenBatch(rows: 0, time: 0, inputs: [], targets: [], restarts: [])
     private var stepNumber = 0
     private var isTraining = true
+    private var routesCausally = false
     private var lossScale: Float = 0
     private var losses: [LossSum?] = []
     /// Per auxiliary term of the model, its value in each unit of the batch.
@@ -94,12 +95,16 @@ public final class StageRuntime {
     ///
     /// - Parameters:
     ///   - step: keys the random draws; 0 in evaluation.
+    ///   - routesCausally: whether routers choose as in generation.
     ///   - lossScale: factor on every token's loss gradient, 1 ÷ tokens of the global batch.
-    public func begin(batch: TokenBatch, cut: BatchCut, step: Int, isTraining: Bool, lossScale: Float) {
+    public func begin(
+        batch: TokenBatch, cut: BatchCut, step: Int, isTraining: Bool, routesCausally: Bool = false, lossScale: Float
+    ) {
         self.batch = batch
         self.cut = cut
         stepNumber = step
         self.isTraining = isTraining
+        self.routesCausally = routesCausally
         self.lossScale = lossScale
         losses = Array(repeating: nil, count: cut.microBatchCount * cut.chunkCount)
         auxiliary.removeAll(keepingCapacity: true)
@@ -231,6 +236,7 @@ public final class StageRuntime {
         return Pass(
             tape: tape, batch: rows.count, time: positions.count, positionOffset: positions.lowerBound, seed: seed,
             step: stepNumber, samples: rows.map(UInt32.init), isTraining: isTraining,
+            routesCausally: routesCausally,
             auxiliary: isTraining ? AuxiliaryLosses(scale: Float(1 / Double(cut.totalMicroBatchCount))) : nil,
             statistics: isTraining ? nil : LayerStatistics())
     }

@@ -1,5 +1,6 @@
 import Autograd
 import Communication
+import Foundation
 import Models
 import Pipeline
 import Tensors
@@ -210,6 +211,28 @@ import Training
             }
             assertSameBits("\(ranks) ranks", whole, try logits(promptCount: time, ranks: ranks))
         }
+    }
+
+    /// Evaluation by the causal rule, in micro-batches whose sequences keep different numbers of tokens, gives every
+    /// position the loss of what generation would write there.
+    @Test(arguments: ["expert", "shared keys", "token"]) func evaluationMayChooseAsGenerationDoes(model: String) throws
+    {
+        let (rows, time) = (5, 11)
+        let fixture = Self.fixture(model, ["micro_batches": "2"])
+        var batch = fixture.tokens(step: 3, rows: rows, time: time)
+        let last = (0..<rows).map { batch.inputs[$0 * time] }
+        let targets = (0..<rows * time).map { $0 % time == time - 1 ? last[$0 / time] : -1 }
+        batch = TokenBatch(rows: rows, time: time, inputs: batch.inputs, targets: targets, restarts: batch.restarts)
+        let evaluated = try InProcessWorld.run(size: 2) { [batch] communicator in
+            try fixture.session(communicator).evaluate([batch], isStream: false).loss
+        }[0]
+        let logits = try fixture.lastLogits(
+            (0..<rows).map { Array(batch.inputs[$0 * time..<($0 + 1) * time]) }, promptCount: time, ranks: 1)
+        let generated = zip(logits, last).reduce(0.0) { sum, pair in
+            let exponentials = pair.0.map { exp(Double($0)) }
+            return sum + log(exponentials.reduce(0, +)) - Double(pair.0[Int(pair.1)])
+        }
+        #expect(abs(evaluated - generated) < 1e-5 * generated, "\(evaluated), \(generated)")
     }
 
     // MARK: Balance

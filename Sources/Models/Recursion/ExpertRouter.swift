@@ -7,7 +7,7 @@ import Tensors
 /// With `H` the residual stream `[T, D]`, `X` what the recursion before has made of its tokens `sel`:
 /// `H[sel] += g[sel] X`, `z = router(H[sel])`, `g = α gate(z)`; the next recursion gets `H` at the `⌊c T⌋` largest `z` of
 /// each sequence, ties to the earlier token. Terms: `router = coefficient · mean BCE(z, chosen)`,
-/// `router_z = z_loss · mean z²`. Generation takes the tokens whose logit is not negative.
+/// `router_z = z_loss · mean z²`. A causal pass takes the tokens whose logit is not negative.
 /// Source: arXiv 2507.10524, expert choice. Names: `mor_router` and `mlp_router` (`RouterNetwork`).
 final class ExpertRouter: HiddenLayer {
     let name: String
@@ -38,13 +38,15 @@ final class ExpertRouter: HiddenLayer {
         let candidates = flow.selection?.rows ?? Array(0..<Int32(pass.rows))
         let state = recursion == 0 ? flow.activation : merged(flow, candidates, tape)
         guard let scores else { return (Flow(state), []) }
-        let seen = flow.selection == nil ? state : tape.gathered(state, rows: candidates)
-        let z = scores(seen, rows: candidates, pass)
-        let isChosen = choice(z, seen, pass)
+        // Rows that fill up show the router any token; it does not choose them.
+        let places = candidates.map { max($0, 0) }
+        let seen = flow.selection == nil ? state : tape.gathered(state, rows: places)
+        let z = scores(seen, rows: places, pass)
+        let isChosen = zip(choice(z, seen, pass), candidates).map { $0 && $1 >= 0 }
         var result = Flow(state)
         if !budget.isWhole {
-            let rows = zip(candidates, isChosen).filter(\.1).map(\.0)
-            result = Flow(tape.gathered(state, rows: rows), selection: TokenSelection(rows: rows, batch: pass.batch))
+            let selection = TokenSelection(candidates, where: isChosen, batch: pass.batch)
+            result = Flow(tape.gathered(state, rows: selection.rows.map { max($0, 0) }), selection: selection)
         }
         result.leaving[.residual] = state
         if settings.isWeighted {
@@ -65,7 +67,7 @@ final class ExpertRouter: HiddenLayer {
 
     /// The residual stream with what comes from the recursion before.
     private func merged(_ flow: Flow, _ rows: [Int32], _ tape: Tape) -> Variable {
-        let weight = settings.isWeighted ? tape.gathered(flow.arriving[.gates]!, rows: rows) : nil
+        let weight = settings.isWeighted ? tape.gathered(flow.arriving[.gates]!, columns: 0..<1, rows: rows) : nil
         return tape.scatteredSum(flow.arriving[.residual]!, adding: flow.activation, weight: weight, rows: rows)
     }
 
@@ -73,7 +75,7 @@ final class ExpertRouter: HiddenLayer {
     private func choice(_ z: Variable, _ seen: Variable, _ pass: Pass) -> [Bool] {
         let count = z.value.count
         if budget.isWhole { return Array(repeating: true, count: count) }
-        if pass.isGenerating {
+        if pass.routesCausally {
             // Draws are uniform: the same part of those that came so far goes on as in training.
             let threshold = settings.isRandom ? Float(1 - budget.share / shareBefore) : 0
             let guess = auxiliary.map { $0(seen, pass.tape) } ?? z

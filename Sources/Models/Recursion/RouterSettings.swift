@@ -162,7 +162,7 @@ struct TokenBudget {
     }
 
     /// No sequence has more.
-    func limit(in pass: Pass) -> Int { isExact && !pass.isGenerating ? count(in: pass) : pass.time }
+    func limit(in pass: Pass) -> Int { isExact && !pass.routesCausally ? count(in: pass) : pass.time }
 
     /// For estimates.
     func expected(of time: Int) -> Int { max(1, Int(share * Double(time))) }

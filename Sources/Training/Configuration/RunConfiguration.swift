@@ -121,6 +121,11 @@ public struct RunConfiguration: Sendable {
         public var every: Int
         /// Validation batches; nil: the whole split.
         public var batches: Int?
+        /// `routing`: how routers of type `expert` choose tokens: `causal`, as in generation, so that the loss is that of a
+        /// language model; `ranked`, as in training, by comparing a token with later ones.
+        public var routing: Routing
+
+        public enum Routing: String, CaseIterable, Sendable { case causal, ranked }
     }
 
     /// `generate:`
@@ -163,7 +168,8 @@ public struct RunConfiguration: Sendable {
         let eval = try reader.section("eval")
         self.eval = EvalSection(
             every: try eval.int("every", default: 0, in: 0...Int.max),
-            batches: try eval.optionalInt("batches", in: 1...Int.max))
+            batches: try eval.optionalInt("batches", in: 1...Int.max),
+            routing: try eval.choice("routing", default: .causal))
 
         logEvery = try reader.section("log").int("every", default: 10, in: 1...Int.max)
         generate = reader.has("generate") ? try GenerateSection(try reader.section("generate")) : nil

@@ -248,7 +248,9 @@ public final class Session {
             let cut = BatchCut(
                 rows: batch.rows, time: batch.time, microBatchCount: plan.cut.totalMicroBatchCount,
                 chunkCount: plan.cut.chunkCount, share: share)
-            runtime.begin(batch: batch, cut: cut, step: 0, isTraining: false, lossScale: 0)
+            runtime.begin(
+                batch: batch, cut: cut, step: 0, isTraining: false, routesCausally: run.eval.routing == .causal,
+                lossScale: 0)
             scheduleBytesSent += try evaluator.run(runtime).bytesSent
             result.loss += runtime.lossTotal ?? 0
             result.add(hitCounts: runtime.hitCounts, targetCounts: batch.targetCounts)
