@@ -6,15 +6,17 @@
 
 A block, then six applications of two shared ones in three recursions, then a block (R = 3, middle cycle of arXiv 2507.10524),
 against eight blocks of their own: width 128, bytes, AdamW, a learning rate for all. Every model has the same FLOPs to
-spend, forward and backward, so that cheaper tokens are more tokens. Validation with expert choice ranks whole sequences, as
-training does: whether a token goes on depends a little on later ones.
+spend, forward and backward, so that cheaper tokens are more tokens. Losses are those of the whole validation text;
+with expert choice once by the rule of generation, once by that of training, which compares tokens with later ones.
 
 Routing saves FLOPs; the second table is what it saves in time, step by step, one rank, where matrix products dominate.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
+import re
 import subprocess
 import tempfile
 
@@ -63,39 +65,46 @@ optimizer: {{ type: adamw, betas: [0.9, 0.95], weight_decay: 0.1, clip_norm: 1.0
 learning_rate: {{ schedule: wsd, peak: 3e-3, warmup_steps: {max(1, steps // 20)}, decay_steps: {max(1, steps // 5)} }}
 parallel: {{ micro_batches: 4, threads: 1, schedule: zb_h1 }}
 checkpoint: {{ directory: {directory}/run }}
-eval: {{ every: {steps}, batches: 32 }}
 """
 
 
-def run(text, command, *arguments, ranks=1):
+def seqtrain(config, command, *arguments, ranks=1):
+    program = [ROOT / "launch/run", "-n", ranks] if ranks > 1 else [BINARY]
+    words = [str(word) for word in [*program, command, config, *arguments]]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+@contextlib.contextmanager
+def written(text):
+    """The path of a configuration, beside which its run may lie."""
     with tempfile.TemporaryDirectory() as directory:
         config = pathlib.Path(directory, "config.yaml")
         config.write_text(text(directory))
-        program = [ROOT / "launch/run", "-n", ranks] if ranks > 1 else [BINARY]
-        words = [str(word) for word in [*program, command, config, *arguments]]
-        output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-        metrics = pathlib.Path(directory, "run/metrics.jsonl")
-        return output, [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        yield config
 
 
 def bench(text, *arguments, ranks=1, steps=5):
-    return json.loads(run(text, "bench", "--json", "--warmup", 1, "--steps", steps, *arguments, ranks=ranks)[0])
+    with written(text) as config:
+        return json.loads(seqtrain(config, "bench", "--json", "--warmup", 1, "--steps", steps, *arguments, ranks=ranks))
 
 
 def compare_losses(options):
     print(f"equal FLOPs: {options.teraflops:g}e12 forward and backward, {options.ranks} ranks")
-    print(f"{'':<20}{'parameters':>11}{'MFLOP/token':>13}{'tokens':>10}{'steps':>7}{'valid loss':>12}{'tok/s':>8}", flush=True)
+    print(f"{'':<20}{'parameters':>11}{'MFLOP/token':>13}{'tokens':>10}{'steps':>7}{'loss':>8}{'ranked':>8}{'tok/s':>8}", flush=True)
     for name in options.models:
         recursion = MODELS[name]
         figures = bench(lambda at: configuration(recursion, options, at), ranks=options.ranks, steps=options.rounds)
         per_token = figures["model_flops_per_token"]
         steps = round(options.teraflops * 1e12 / (per_token * 8 * 256))
-        _, metrics = run(lambda at: configuration(recursion, options, at, steps), "train", ranks=options.ranks)
-        loss = [line["validation_loss"] for line in metrics if "validation_loss" in line][-1]
+        with written(lambda at: configuration(recursion, options, at, steps)) as config:
+            seqtrain(config, "train", ranks=options.ranks)
+            losses = [
+                float(re.search(r"loss ([\d.]+)", seqtrain(config, "eval", f"eval.routing={routing}", ranks=options.ranks))[1])
+                for routing in ("causal", "ranked")]
         # Without embedding and head, 256 × 128 each.
         print(
             f"{name:<20}{figures['parameters'] - 2 * 256 * 128:>11}{per_token / 1e6:>13.3f}{steps * 8 * 256:>10}{steps:>7}"
-            f"{loss:>12.4f}{figures['tokens_per_second']:>8.0f}", flush=True)
+            f"{losses[0]:>8.4f}{losses[1]:>8.4f}{figures['tokens_per_second']:>8.0f}", flush=True)
 
 
 def compare_times(options):
