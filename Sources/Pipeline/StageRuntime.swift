@@ -14,8 +14,21 @@ public struct TokenBatch: Sendable {
     public let targets: [Int32]
     /// `[B]`: whether a row starts afresh, so that the state kept from the previous batch is dropped.
     public let restarts: [Bool]
+    /// Positions at the start of every row whose targets have a loss of their own, added with a weight to that of the others;
+    /// nil where all count alike.
+    public let prefix: Prefix?
 
-    public init(rows: Int, time: Int, inputs: [Int32], targets: [Int32], restarts: [Bool]) {
+    public struct Prefix: Sendable, Equatable {
+        public var length: Int
+        /// Factor on the mean of their losses.
+        public var weight: Double
+
+        public init(length: Int, weight: Double) { (self.length, self.weight) = (length, weight) }
+    }
+
+    public init(
+        rows: Int, time: Int, inputs: [Int32], targets: [Int32], restarts: [Bool], prefix: Prefix? = nil
+    ) {
         require(
             inputs.count == rows * time && targets.count == rows * time && restarts.count == rows,
             "TokenBatch: got \(inputs.count) inputs, \(targets.count) targets, \(restarts.count) restarts; expected \(rows) × \(time)"
@@ -25,14 +38,22 @@ public struct TokenBatch: Sendable {
         self.inputs = inputs
         self.targets = targets
         self.restarts = restarts
+        self.prefix = prefix
     }
 
     /// Tokens that count in the loss.
-    public var targetCount: Int { targets.reduce(0) { $0 + ($1 >= 0 ? 1 : 0) } }
+    public var targetCount: Int { targetCounts.reduce(0, +) }
 
     /// `[B]`: those of each row.
-    public var targetCounts: [Int] {
-        (0..<rows).map { row in targets[row * time..<(row + 1) * time].reduce(0) { $0 + ($1 >= 0 ? 1 : 0) } }
+    public var targetCounts: [Int] { counts(in: (prefix?.length ?? 0)..<time) }
+
+    /// Tokens that count in the loss of the prefix.
+    public var prefixTargetCount: Int { counts(in: 0..<(prefix?.length ?? 0)).reduce(0, +) }
+
+    private func counts(in positions: Range<Int>) -> [Int] {
+        (0..<rows).map { row in
+            targets[row * time + positions.lowerBound..<row * time + positions.upperBound].count { $0 >= 0 }
+        }
     }
 }
 
@@ -112,6 +133,7 @@ public final class StageRuntime {
     private var stepNumber = 0
     private var isTraining = true
     private var lossScale: Float = 0
+    private var prefixScale: Float = 0
     private var losses: [LossSum?] = []
     /// Per auxiliary term of the model, its value in each unit of the batch.
     private var auxiliary: [AuxiliaryLosses.Key: [Double]] = [:]
@@ -167,24 +189,43 @@ public final class StageRuntime {
     ///
     /// - Parameters:
     ///   - step: keys the random draws; 0 in evaluation.
-    ///   - lossScale: factor on every token's loss gradient, 1 ÷ tokens of the global batch.
-    public func begin(batch: TokenBatch, cut: BatchCut, step: Int, isTraining: Bool, lossScale: Float) {
+    public func begin(batch: TokenBatch, cut: BatchCut, step: Int, isTraining: Bool) {
         self.batch = batch
         self.cut = cut
         stepNumber = step
         self.isTraining = isTraining
-        self.lossScale = lossScale
+        lossScale = Float(1 / Double(max(1, batch.targetCount)))
+        prefixScale = Float((batch.prefix?.weight ?? 0) / Double(max(1, batch.prefixTargetCount)))
         losses = Array(repeating: nil, count: cut.microBatchCount * cut.chunkCount)
         auxiliary.removeAll(keepingCapacity: true)
         statistics.removeAll(keepingCapacity: true)
         if keepsCarryAcrossBatches { dropRestartedRows() } else { batchCarry.removeAll() }
     }
 
-    /// The batch's summed token loss in nats, added in micro-batch, then chunk order, in Double; nil on
-    /// ranks without the head. Complete once all units of the batch have run.
-    public var lossTotal: Double? {
+    /// The batch's summed token loss in nats, without that of a prefix, added in micro-batch, then chunk order, in Double;
+    /// nil on ranks without the head. Complete once all units of the batch have run.
+    public var lossTotal: Double? { lossTotal(inPrefix: false) }
+
+    /// The same sum over the prefix, without its weight.
+    public var prefixLossTotal: Double? { lossTotal(inPrefix: true) }
+
+    private func lossTotal(inPrefix: Bool) -> Double? {
         guard losses.contains(where: { $0 != nil }) else { return nil }
-        return losses.reduce(0) { $0 + ($1?.total ?? 0) }
+        return losses.enumerated().reduce(0) { sum, unit in
+            let time = cut.positions(ofChunk: unit.offset % cut.chunkCount).count
+            let border = prefixTime(ofChunk: unit.offset % cut.chunkCount)
+            let rowLosses = unit.element?.rowLosses ?? []
+            return sum
+                + rowLosses.enumerated().reduce(0) {
+                    ($1.offset % time < border) == inPrefix ? $0 + Double($1.element) : $0
+                }
+        }
+    }
+
+    /// Positions of a chunk that lie in the prefix.
+    private func prefixTime(ofChunk chunk: Int) -> Int {
+        let positions = cut.positions(ofChunk: chunk)
+        return min(max(0, (batch.prefix?.length ?? 0) - positions.lowerBound), positions.count)
     }
 
     /// `[B]`: counted targets of every row that have the largest logit, in evaluation; 0 on ranks without the head.
@@ -285,7 +326,8 @@ public final class StageRuntime {
             finish: { x in
                 let logits = capturedLogits.map { _ in context.tensor(Shape(pass.rows, model.vocabularySize)) }
                 let loss = tokens(batch.targets, rows, positions).withUnsafeBufferPointer {
-                    model.head.loss(x, targets: $0.baseAddress!, scale: lossScale, logits: logits, pass)
+                    model.head.loss(
+                        x, targets: $0.baseAddress!, scales: scales(ofChunk: unit.chunk, pass), logits: logits, pass)
                 }
                 if let logits { capture(logits, rows, positions, after: loss, on: state.tape) }
                 losses[place] = loss
@@ -306,6 +348,12 @@ public final class StageRuntime {
             step: stepNumber, samples: rows.map(UInt32.init), isTraining: isTraining,
             auxiliary: isTraining ? AuxiliaryLosses(scale: Float(1 / Double(cut.totalMicroBatchCount))) : nil,
             statistics: isTraining ? nil : LayerStatistics())
+    }
+
+    /// `[B·T]`: factors on the gradients of a unit's token losses.
+    private func scales(ofChunk chunk: Int, _ pass: Pass) -> [Float] {
+        let border = prefixTime(ofChunk: chunk)
+        return (0..<pass.rows).map { $0 % pass.time < border ? prefixScale : lossScale }
     }
 
     private func tokens(_ all: [Int32], _ rows: Range<Int>, _ positions: Range<Int>) -> [Int32] {
