@@ -56,8 +56,8 @@ import Testing
             "seqtrain: command line override 'model.layers=[{mixer: {type: hydra, head_size: 12}}]': 'model.layers': layer 'model.layers.0' sees tokens that it is to predict; use causal mixers, or set train.objective={type: masked}"
         ),
         (
-            ["model.layers.4.mixer={type: gru, bidirectional: true, output_projection: true}"], 2,
-            "seqtrain: "
+            ["model.layers=[{mixer: {type: gru, bidirectional: true, output_projection: true}}]"], 2,
+            "seqtrain: command line override 'model.layers=[{mixer: {type: gru, bidirectional: true, output_projection: true}}]': 'model.layers': layer 'model.layers.0' sees tokens that it is to predict; use causal mixers, or set train.objective={type: masked}"
         ),
         (
             ["model.layers=[{mixer: {type: hydra, head_size: 12}}]", "train.objective={type: prefix, length: 6}"], 2,
