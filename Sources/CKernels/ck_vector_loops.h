@@ -260,21 +260,21 @@ CK_LOOP void CK_NAME(ck_log_sum_exp)(float *out, const float *x, size_t rows, si
     out[r] = m + (float)__builtin_log(row_exponentials(0, x, m, n));
   }
 }
-CK_LOOP void CK_NAME(ck_cross_entropy)(float *loss, float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n, float scale, int gradient) {
+CK_LOOP void CK_NAME(ck_cross_entropy)(float *loss, float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n, const float *scales) {
   for (size_t r = 0; r < rows; r++, logits += ld) {
     int32_t target = targets[r];
     if (target < 0) {
       loss[r] = 0;
-      if (gradient) __builtin_memset(logits, 0, n * sizeof(float));
+      if (scales) __builtin_memset(logits, 0, n * sizeof(float));
       continue;
     }
     float m = row_maximum(logits, n), chosen = logits[target];
-    float sum = row_exponentials(gradient ? logits : 0, logits, m, n);
+    float sum = row_exponentials(scales ? logits : 0, logits, m, n);
     loss[r] = (float)(__builtin_log(sum) + ((double)m - (double)chosen));
-    if (gradient) {
-      float factor = scale / sum;
+    if (scales) {
+      float factor = scales[r] / sum;
       EACH(n, STORE(logits, LOAD(logits) * factor););
-      logits[target] -= scale;
+      logits[target] -= scales[r];
     }
   }
 }

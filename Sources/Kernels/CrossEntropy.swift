@@ -8,16 +8,17 @@ public enum CrossEntropy {
         rows: Int, classes: Int, threads: ThreadPool
     ) {
         // The C loop writes to the logits only when a gradient is asked for.
-        run(UnsafeMutablePointer(mutating: logits), targets, losses, rows, classes, 0, gradient: false, threads)
+        run(UnsafeMutablePointer(mutating: logits), targets, losses, rows, classes, nil, threads)
     }
 
-    /// As `losses`, and turns the logits into their gradient `(softmax − onehot)·scale`; 0 in ignored rows.
-    /// - Parameter scale: the weight of a row in the total loss, such as 1 / (number of counted rows in the batch).
+    /// As `losses`, and turns the logits into their gradient `(softmax − onehot)·scales[r]`; 0 in ignored rows.
+    /// - Parameter scales: `[rows]`, the weight of each in the total loss, such as 1 / (number of counted rows in the batch).
     public static func lossesAndGradient(
         _ logits: UnsafeMutablePointer<Float>, targets: UnsafePointer<Int32>,
-        into losses: UnsafeMutablePointer<Float>, rows: Int, classes: Int, scale: Float, threads: ThreadPool
+        into losses: UnsafeMutablePointer<Float>, rows: Int, classes: Int, scales: UnsafePointer<Float>,
+        threads: ThreadPool
     ) {
-        run(logits, targets, losses, rows, classes, scale, gradient: true, threads)
+        run(logits, targets, losses, rows, classes, scales, threads)
     }
 
     /// `hits[r]`: 1 where the target's logit is the row's largest (the first of equals), 0 elsewhere, in ignored rows,
@@ -40,13 +41,13 @@ public enum CrossEntropy {
 
     private static func run(
         _ logits: UnsafeMutablePointer<Float>, _ targets: UnsafePointer<Int32>,
-        _ losses: UnsafeMutablePointer<Float>, _ rows: Int, _ classes: Int, _ scale: Float, gradient: Bool,
+        _ losses: UnsafeMutablePointer<Float>, _ rows: Int, _ classes: Int, _ scales: UnsafePointer<Float>?,
         _ threads: ThreadPool
     ) {
         check(targets, rows, classes)
         threads.forEachRowPanel(of: rows, width: classes) { row, count in
             ck_cross_entropy(
-                losses + row, logits + row * classes, classes, targets + row, count, classes, scale, gradient ? 1 : 0)
+                losses + row, logits + row * classes, classes, targets + row, count, classes, scales.map { $0 + row })
         }
     }
 }

@@ -41,6 +41,7 @@ public final class StageRuntime {
     private var isTraining = true
     private var routesCausally = false
     private var lossScale: Float = 0
+    private var prefixScale: Float = 0
     private var losses: [LossSum?] = []
     /// Per auxiliary term of the model, its value in each unit of the batch.
     private var auxiliary: [AuxiliaryLosses.Key: [Double]] = [:]
@@ -96,27 +97,44 @@ public final class StageRuntime {
     /// - Parameters:
     ///   - step: keys the random draws; 0 in evaluation.
     ///   - routesCausally: whether routers choose as in generation.
-    ///   - lossScale: factor on every token's loss gradient, 1 ÷ tokens of the global batch.
-    public func begin(
-        batch: TokenBatch, cut: BatchCut, step: Int, isTraining: Bool, routesCausally: Bool = false, lossScale: Float
-    ) {
+    public func begin(batch: TokenBatch, cut: BatchCut, step: Int, isTraining: Bool, routesCausally: Bool = false) {
         self.batch = batch
         self.cut = cut
         stepNumber = step
         self.isTraining = isTraining
         self.routesCausally = routesCausally
-        self.lossScale = lossScale
+        lossScale = Float(1 / Double(max(1, batch.targetCount)))
+        prefixScale = Float((batch.prefix?.weight ?? 0) / Double(max(1, batch.prefixTargetCount)))
         losses = Array(repeating: nil, count: cut.microBatchCount * cut.chunkCount)
         auxiliary.removeAll(keepingCapacity: true)
         statistics.removeAll(keepingCapacity: true)
         if keepsCarryAcrossBatches { dropRestartedRows() } else { batchCarry.removeAll() }
     }
 
-    /// The batch's summed token loss in nats, added in micro-batch, then chunk order, in Double; nil on
-    /// ranks without the head. Complete once all units of the batch have run.
-    public var lossTotal: Double? {
+    /// The batch's summed token loss in nats, without that of a prefix, added in micro-batch, then chunk order, in Double;
+    /// nil on ranks without the head. Complete once all units of the batch have run.
+    public var lossTotal: Double? { lossTotal(inPrefix: false) }
+
+    /// The same sum over the prefix, without its weight.
+    public var prefixLossTotal: Double? { lossTotal(inPrefix: true) }
+
+    private func lossTotal(inPrefix: Bool) -> Double? {
         guard losses.contains(where: { $0 != nil }) else { return nil }
-        return losses.reduce(0) { $0 + ($1?.total ?? 0) }
+        return losses.enumerated().reduce(0) { sum, unit in
+            let time = cut.positions(ofChunk: unit.offset % cut.chunkCount).count
+            let border = prefixTime(ofChunk: unit.offset % cut.chunkCount)
+            let rowLosses = unit.element?.rowLosses ?? []
+            return sum
+                + rowLosses.enumerated().reduce(0) {
+                    ($1.offset % time < border) == inPrefix ? $0 + Double($1.element) : $0
+                }
+        }
+    }
+
+    /// Positions of a chunk that lie in the prefix.
+    private func prefixTime(ofChunk chunk: Int) -> Int {
+        let positions = cut.positions(ofChunk: chunk)
+        return min(max(0, (batch.prefix?.length ?? 0) - positions.lowerBound), positions.count)
     }
 
     /// `[B]`: counted targets of every row that have the largest logit, in evaluation; 0 on ranks without the head.
@@ -217,7 +235,8 @@ public final class StageRuntime {
             finish: { x in
                 let logits = capturedLogits.map { _ in context.tensor(Shape(pass.rows, model.vocabularySize)) }
                 let loss = tokens(batch.targets, rows, positions).withUnsafeBufferPointer {
-                    model.head.loss(x, targets: $0.baseAddress!, scale: lossScale, logits: logits, pass)
+                    model.head.loss(
+                        x, targets: $0.baseAddress!, scales: scales(ofChunk: unit.chunk, pass), logits: logits, pass)
                 }
                 if let logits { capture(logits, rows, positions, after: loss, on: state.tape) }
                 losses[place] = loss
@@ -239,6 +258,12 @@ public final class StageRuntime {
             routesCausally: routesCausally,
             auxiliary: isTraining ? AuxiliaryLosses(scale: Float(1 / Double(cut.totalMicroBatchCount))) : nil,
             statistics: isTraining ? nil : LayerStatistics())
+    }
+
+    /// `[B·T]`: factors on the gradients of a unit's token losses.
+    private func scales(ofChunk chunk: Int, _ pass: Pass) -> [Float] {
+        let border = prefixTime(ofChunk: chunk)
+        return (0..<pass.rows).map { $0 % pass.time < border ? prefixScale : lossScale }
     }
 
     private func tokens(_ all: [Int32], _ rows: Range<Int>, _ positions: Range<Int>) -> [Int32] {

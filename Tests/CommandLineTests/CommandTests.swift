@@ -109,6 +109,17 @@ import Testing
         for result in results { #expect(result.status == 0, "\(result.output)\(result.errorOutput)") }
     }
 
+    /// Looking ahead is no fault where the answer is not an input, and none where a mask stands for it; nor does it matter
+    /// to speed.
+    @Test func mixersThatLookAhead() throws {
+        let space = try Workspace()
+        let hydra = ["model.layers=[{mixer: {type: hydra, head_size: 12}}]", "train.steps=2"]
+        for arguments in [["data={task: parity}"], ["train.objective={type: masked}"]] {
+            try space.run(nil, hydra + arguments)
+        }
+        try space.run("bench", hydra + ["--warmup", "1", "--steps", "1"])
+    }
+
     /// Every shipped configuration builds and describes; those whose data are here train a step.
     @Test func shippedConfigurations() throws {
         let root = Binary.packageRoot + "/configs"

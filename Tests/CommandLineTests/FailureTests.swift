@@ -9,7 +9,7 @@ import Testing
     static let mistakes: [(arguments: [String], status: Int32, message: String)] = [
         (
             ["train.stepz=3"], 2,
-            "seqtrain: command line override 'train.stepz=3': unknown key 'stepz' in 'train'; did you mean 'steps'? allowed: steps, batch_size, sequence_length, initialize_from"
+            "seqtrain: command line override 'train.stepz=3': unknown key 'stepz' in 'train'; did you mean 'steps'? allowed: steps, batch_size, sequence_length, initialize_from, objective"
         ),
         (
             ["train.steps=many"], 2,
@@ -49,6 +49,58 @@ import Testing
                 "optimizer.clip_norm=null",
             ], 1,
             "seqtrain: step 2: "
+        ),
+        // Models that would see what they are to predict.
+        (
+            ["model.layers=[{mixer: {type: hydra, head_size: 12}}]"], 2,
+            "seqtrain: command line override 'model.layers=[{mixer: {type: hydra, head_size: 12}}]': 'model.layers': layer 'model.layers.0' sees tokens that it is to predict; use causal mixers, or set train.objective={type: masked}"
+        ),
+        (
+            ["model.layers=[{mixer: {type: gru, bidirectional: true, output_projection: true}}]"], 2,
+            "seqtrain: command line override 'model.layers=[{mixer: {type: gru, bidirectional: true, output_projection: true}}]': 'model.layers': layer 'model.layers.0' sees tokens that it is to predict; use causal mixers, or set train.objective={type: masked}"
+        ),
+        (
+            ["model.layers=[{mixer: {type: hydra, head_size: 12}}]", "train.objective={type: prefix, length: 6}"], 2,
+            "seqtrain: command line override 'model.layers=[{mixer: {type: hydra, head_size: 12}}]': 'model.layers': layer 'model.layers.0' sees tokens that it is to predict; use causal mixers, or set train.objective={type: masked}"
+        ),
+        (
+            [
+                "model.layers=[{mixer: {type: hydra, head_size: 12}}]", "train.objective={type: masked}",
+                "generate={prompt: a}",
+            ], 2, "seqtrain: cannot generate text: 'model.layers.0' reads tokens that follow; use causal mixers"
+        ),
+        (
+            ["model.layers=[{mixer: {type: hydra, head_size: 12}}]", "data={task: reverse}"], 2,
+            "seqtrain: command line override 'model.layers=[{mixer: {type: hydra, head_size: 12}}]': 'model.layers': layer 'model.layers.0' sees tokens that it is to predict; use causal mixers for this task"
+        ),
+        (
+            [
+                "model.layers=[{mixer: {type: gru}}, {mixer: {type: jrt, head_count: 2, enc_length: 6}}]",
+                "data.sampling=random",
+            ], 2,
+            "seqtrain: command line override 'model.layers=[{mixer: {type: gru}}, {mixer: {type: jrt, head_count: 2, enc_length: 6}}]': 'model.layers': layer 'model.layers.1' sees tokens of its prefix that it is to predict; set train.objective={type: prefix, length: 6}"
+        ),
+        (
+            [
+                "model.layers=[{mixer: {type: gru}}, {mixer: {type: jrt, head_count: 2, enc_length: 6}}]",
+                "data.sampling=random", "train.objective={type: prefix, length: 5}",
+            ], 2,
+            "seqtrain: command line override 'model.layers=[{mixer: {type: gru}}, {mixer: {type: jrt, head_count: 2, enc_length: 6}}]': 'model.layers': layer 'model.layers.1' reads a prefix of 6 tokens, but train.objective.length is 5; make them equal"
+        ),
+        (
+            [
+                "model.layers=[{mixer: {type: gru}}, {mixer: {type: jrt, head_count: 2, enc_length: 6}}]",
+                "train.objective={type: prefix, length: 6}",
+            ], 2,
+            "seqtrain: command line override 'model.layers=[{mixer: {type: gru}}, {mixer: {type: jrt, head_count: 2, enc_length: 6}}]': 'model.layers': layer 'model.layers.1' reads the first 6 tokens of a sequence, but streams go on from batch to batch; set data.sampling=random"
+        ),
+        (
+            ["train.objective={type: prefix, length: 22}"], 2,
+            "seqtrain: command line override 'train.objective={type: prefix, length: 22}': 'train.objective.length': a prefix of 22 leaves nothing of train.sequence_length 22; make it shorter"
+        ),
+        (
+            ["data={task: parity}", "train.objective={type: masked}"], 2,
+            "seqtrain: command line override 'train.objective={type: masked}': 'train.objective': a task has targets of its own; remove the key, or train on text"
         ),
     ]
 

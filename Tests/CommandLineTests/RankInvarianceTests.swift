@@ -53,6 +53,25 @@ import Testing
         }
     }
 
+    /// Masks and the two losses of a prefix, between real processes; interrupted and resumed on another number of them.
+    @Test(.enabled(if: Binary.mpirun != nil)) func prefixObjectiveUnderMPI() throws {
+        let space = try Workspace()
+        let config = [
+            "model.layers=[{repeat: 2, mixer: {type: jrt, head_count: 2, enc_length: 6}, mlp: {hidden_size: 16}}, {mixer: {type: gru}}]",
+            "train.objective={type: prefix, length: 6}", "data.sampling=random", "checkpoint.every=10",
+        ]
+        try space.run(nil, config + ["checkpoint.directory=\(space.path)/whole"])
+        let parts = config + ["checkpoint.directory=\(space.path)/parts"]
+        try space.run(nil, parts, ranks: 3)
+        try FileManager.default.removeItem(atPath: space.path + "/parts/step-00000020")
+        try space.run(nil, parts, ranks: 2)
+        try expectEqual(
+            try space.checkpoint("parts/step-00000020"), try space.checkpoint("whole/step-00000020"), "resumed")
+        #expect(try space.losses("parts") == space.losses("whole"))
+        let metrics = String(decoding: try space.bytes("whole/metrics.jsonl"), as: UTF8.self)
+        #expect(metrics.contains("auxiliary.masked_token"))
+    }
+
     /// A sample of every schedule between real processes; the grid of sizes runs in process (`ScheduleInvarianceTests`).
     @Test(.enabled(if: Binary.mpirun != nil)) func everyScheduleUnderMPI() throws {
         let space = try Workspace()

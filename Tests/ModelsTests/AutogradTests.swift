@@ -151,7 +151,7 @@ import Testing
         var targets = Philox.words(PhiloxStream(seed: 4), count: rows).map { Int32($0 % UInt32(vocabulary)) }
         targets[2] = -1
         targets[rows - 1] = -100
-        let scale: Float = 0.25
+        let scales = (0..<rows).map { 0.25 + 0.125 * Float($0 % 3) }
 
         var loss = 0.0
         var dx = [Float](repeating: 0, count: x.count)
@@ -166,7 +166,7 @@ import Testing
             loss += log(total) + top - logits[Int(targets[r])]
             var row = [Double](repeating: 0, count: width)
             for v in 0..<vocabulary {
-                let d = (exp(logits[v] - top) / total - (v == Int(targets[r]) ? 1 : 0)) * Double(scale)
+                let d = (exp(logits[v] - top) / total - (v == Int(targets[r]) ? 1 : 0)) * Double(scales[r])
                 db[v] += d
                 for i in 0..<width {
                     row[i] += d * Double(w[v * width + i])
@@ -183,7 +183,7 @@ import Testing
             let input = Variable(tensor(x, Shape(rows, width)), needsGradient: true)
             let logits = context.tensor(Shape(rows, vocabulary))
             let sum = tape.crossEntropy(
-                input, targets: targets, weight: weightUse, bias: biasUse, scale: scale, logits: logits)
+                input, targets: targets, weight: weightUse, bias: biasUse, scales: scales, logits: logits)
             #expect((sum.total == nil) == isRecording, "a recording tape computes the loss on the way back")
             tape.inputGradients()
             tape.weightGradients()

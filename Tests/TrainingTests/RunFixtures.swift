@@ -103,18 +103,22 @@ struct RunResult: Sendable, Equatable {
 
 extension RunFixture {
     /// Three steps, with an evaluation after the second.
-    func train(ranks: Int, eagerLimit: Int = 4096) throws -> RunResult {
+    ///
+    /// - Parameter batch: of steps 1 to 3, and 50 and 51 for the evaluation; nil draws tokens.
+    func train(
+        ranks: Int, eagerLimit: Int = 4096, batch: (@Sendable (Int) -> TokenBatch)? = nil
+    ) throws -> RunResult {
+        let batch = batch ?? { tokens(step: $0) }
         let parts = try InProcessWorld.run(size: ranks, eagerLimit: eagerLimit, timeout: 60) {
             communicator -> RunResult in
             let session = try session(communicator)
             var result = RunResult()
             for step in 1...3 {
-                let outcome = try session.trainStep(tokens(step: step), step: step, rate: 0.02)
+                let outcome = try session.trainStep(batch(step), step: step, rate: 0.02)
                 result.losses.append(outcome.objective.bitPattern)
                 result.norms.append(outcome.gradientNorm.bitPattern)
                 guard step == 2 else { continue }
-                let batches = [tokens(step: 50), tokens(step: 51)]
-                result.evaluation = try session.evaluate(batches, isStream: false).loss.bitPattern
+                result.evaluation = try session.evaluate([batch(50), batch(51)], isStream: false).loss.bitPattern
             }
             for (_, parameter) in session.heldParameters {
                 result.parameters[parameter.name] = [parameter.value.array.map(\.bitPattern)]

@@ -6,6 +6,8 @@ import Tensors
 public final class LossSum {
     /// Sum over counted tokens of −log p(target), in nats; rows added in order, in Double.
     public private(set) var total: Double?
+    /// Per row, 0 where its target is ignored.
+    public private(set) var rowLosses: [Float] = []
     /// Per row, 1 where its target counts and has the largest logit; empty on a recording tape, which does not look.
     public private(set) var hits: [Int32] = []
     private var observers: [() -> Void] = []
@@ -14,8 +16,9 @@ public final class LossSum {
         if total != nil { body() } else { observers.append(body) }
     }
 
-    func complete(_ total: Double, hits: [Int32]) {
-        self.total = total
+    func complete(_ rowLosses: [Float], hits: [Int32]) {
+        total = rowLosses.reduce(0) { $0 + Double($1) }
+        self.rowLosses = rowLosses
         self.hits = hits
         for observer in observers { observer() }
         observers.removeAll()
@@ -39,35 +42,37 @@ extension Tape {
     /// postponed; several blocks would take the memory that blocks are there to save.
     /// - Parameters:
     ///   - x: `[R, D]`. - targets: `[R]`, negative ignored. - weight: `[V, D]`. - bias: `[V]`.
-    ///   - scale: factor on the gradient. - logits: if given, receives `[R, V]`.
+    ///   - scales: `[R]`, factors on the gradients of the rows, which only a recording tape makes.
+    ///   - logits: if given, receives `[R, V]`.
     public func crossEntropy(
-        _ x: Variable, targets: UnsafePointer<Int32>, weight: ParameterUse, bias: ParameterUse?, scale: Float,
-        logits: Tensor? = nil
+        _ x: Variable, targets: UnsafePointer<Int32>, weight: ParameterUse, bias: ParameterUse?,
+        scales: [Float], logits: Tensor? = nil
     ) -> LossSum {
         let result = LossSum()
         let kept = Array(UnsafeBufferPointer(start: targets, count: x.value.rows))
         if isRecording {
+            require(scales.count == kept.count, "Tape.crossEntropy: \(scales.count) scales for \(kept.count) rows")
             recordRaw {
                 self.crossEntropyBlocks(
-                    x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: true, into: result)
+                    x, kept, weight: weight, bias: bias, scales: scales, logits: logits, into: result)
             }
         } else {
-            crossEntropyBlocks(
-                x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: false, into: result)
+            crossEntropyBlocks(x, kept, weight: weight, bias: bias, scales: nil, logits: logits, into: result)
         }
         return result
     }
 
+    /// - Parameter scales: nil leaves the gradient out.
     private func crossEntropyBlocks(
-        _ x: Variable, _ targets: [Int32], weight: ParameterUse, bias: ParameterUse?, scale: Float, logits: Tensor?,
-        withGradient: Bool, into result: LossSum
+        _ x: Variable, _ targets: [Int32], weight: ParameterUse, bias: ParameterUse?, scales: [Float]?,
+        logits: Tensor?, into result: LossSum
     ) {
+        let withGradient = scales != nil
         let (rows, width, vocabulary) = (x.value.rows, x.value.width, weight.shape[0])
         let blockRows = Tape.crossEntropyBlockRows(rows: rows, vocabulary: vocabulary)
         let block = context.tensor(Shape(blockRows, vocabulary))
-        let rowLoss = context.tensor(Shape(blockRows))
         let dx = withGradient && x.needsGradient ? x.writableGradient(context) : nil
-        var total = 0.0
+        let rowLosses = context.tensor(Shape(rows))
         var hits = [Int32](repeating: 0, count: withGradient ? 0 : rows)
         targets.withUnsafeBufferPointer { targets in
             for first in stride(from: 0, to: rows, by: blockRows) {
@@ -81,13 +86,16 @@ extension Tape {
                     (logits.pointer + first * vocabulary).update(from: block.pointer, count: count * vocabulary)
                 }
                 let target = targets.baseAddress! + first
-                if withGradient {
-                    CrossEntropy.lossesAndGradient(
-                        block.pointer, targets: target, into: rowLoss.pointer, rows: count, classes: vocabulary,
-                        scale: scale, threads: threads)
+                if let scales {
+                    scales.withUnsafeBufferPointer {
+                        CrossEntropy.lossesAndGradient(
+                            block.pointer, targets: target, into: rowLosses.pointer + first, rows: count,
+                            classes: vocabulary, scales: $0.baseAddress! + first, threads: threads)
+                    }
                 } else {
                     CrossEntropy.losses(
-                        block.pointer, targets: target, into: rowLoss.pointer, rows: count, classes: vocabulary,
+                        block.pointer, targets: target, into: rowLosses.pointer + first, rows: count,
+                        classes: vocabulary,
                         threads: threads)
                     hits.withUnsafeMutableBufferPointer {
                         CrossEntropy.hits(
@@ -95,7 +103,6 @@ extension Tape {
                             classes: vocabulary, threads: threads)
                     }
                 }
-                for row in 0..<count { total += Double(rowLoss.pointer[row]) }
                 guard withGradient else { continue }
                 if let dx {
                     GEMM.multiply(
@@ -111,6 +118,6 @@ extension Tape {
                 }
             }
         }
-        result.complete(total, hits: hits)
+        result.complete(rowLosses.array, hits: hits)
     }
 }

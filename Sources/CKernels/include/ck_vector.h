@@ -102,9 +102,9 @@ void ck_softmax(float *y, const float *x, size_t rows, size_t n);
 void ck_softmax_backward(float *dx, const float *dy, const float *y, size_t rows, size_t n);
 /// out[r] = log Σ e^x
 void ck_log_sum_exp(float *out, const float *x, size_t rows, size_t n);
-/// loss[r] = log Σ e^x − x[target], in nats; 0 where target < 0. With gradient ≠ 0 the logits become
-/// (softmax − onehot)·scale, or 0 in ignored rows.
-void ck_cross_entropy(float *loss, float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n, float scale, int gradient);
+/// loss[r] = log Σ e^x − x[target], in nats; 0 where target < 0. Unless scales is 0 the logits become
+/// (softmax − onehot)·scales[r], or 0 in ignored rows.
+void ck_cross_entropy(float *loss, float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n, const float *scales);
 /// hits[r] = 1 where the target's logit is the largest of its row, the first of equals; 0 elsewhere and where target < 0.
 void ck_top_one(int32_t *hits, const float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n);
 

@@ -183,6 +183,7 @@ public final class Block: HiddenLayer {
     }
 
     public var chunkingObstacle: String? { mixer.chunkingObstacle }
+    public var lookahead: Lookahead { mixer.lookahead }
     public var routesTokens: Bool { budget.map { !$0.isWhole } ?? false }
     public func outputTime(_ time: Int) -> Int { budget?.expected(of: time) ?? time }
     public func largestOutputTime(in pass: Pass) -> Int { budget?.limit(in: pass) ?? pass.time }

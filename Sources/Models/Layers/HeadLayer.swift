@@ -38,13 +38,13 @@ public final class HeadLayer: ModelLayer {
     ///
     /// - Parameters:
     ///   - targets: `[B·T]`; negative ids are ignored.
-    ///   - scale: factor on the gradient, 1 ÷ tokens of the whole batch.
+    ///   - scales: `[B·T]`, factors on the gradients of the rows: 1 ÷ tokens of the whole batch, or what else a row weighs.
     ///   - logits: when given, `[B·T, V]` is also stored there.
     public func loss(
-        _ x: Variable, targets: UnsafePointer<Int32>, scale: Float, logits: Tensor? = nil, _ pass: Pass
+        _ x: Variable, targets: UnsafePointer<Int32>, scales: [Float], logits: Tensor? = nil, _ pass: Pass
     ) -> LossSum {
         pass.tape.crossEntropy(
-            prepared(x, pass), targets: targets, weight: weight, bias: bias, scale: scale, logits: logits)
+            prepared(x, pass), targets: targets, weight: weight, bias: bias, scales: scales, logits: logits)
     }
 
     /// `[R, V]` for `x [R, D]`; evaluation only.

@@ -17,6 +17,8 @@ public protocol ModelLayer: AnyObject {
     func growingCarry(positions: Int) -> Int
     /// Why the sequence axis cannot be cut into chunks, or nil when it can.
     var chunkingObstacle: String? { get }
+    /// Which tokens after its own an output depends on.
+    var lookahead: Lookahead { get }
     /// Share of the steps that run it; the others pass the activation on.
     var runShare: Double { get }
     /// Whether it never has gradients, so that a stage of such layers needs no backward.
@@ -36,6 +38,7 @@ public protocol ModelLayer: AnyObject {
 extension ModelLayer {
     public func backwardFLOPsPerToken(time: Int) -> Double { 2 * forwardFLOPsPerToken(time: time) }
     public var chunkingObstacle: String? { nil }
+    public var lookahead: Lookahead { .none }
     public func growingCarry(positions: Int) -> Int { 0 }
     public var runShare: Double { 1 }
     public var isForwardOnly: Bool { false }

@@ -13,6 +13,7 @@ public final class BidirectionalMixer: SequenceMixer {
 
     public let outputWidth: Int
     public let chunkingObstacle: String? = "a bidirectional layer needs the whole sequence"
+    public let lookahead = Lookahead.whole
     public let streamStateNames: [String] = []
     private let forwards, backwards: any SequenceMixer
     private let merge: Merge

@@ -67,6 +67,7 @@ public final class HydraMixer: SequenceMixer {
 
     public var outputWidth: Int { width }
     public var chunkingObstacle: String? { "hydra looks at both sides of a token and needs the whole sequence" }
+    public var lookahead: Lookahead { .whole }
     public var streamStateNames: [String] { [] }
 
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {

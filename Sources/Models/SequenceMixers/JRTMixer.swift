@@ -12,6 +12,7 @@ import Tensors
 /// Parameters: those of `based`, `mixer.proj_k_enc.weight [H·f, D]`, `mixer.proj_v_enc.weight [D, D]`: `3D(Hf + D)`.
 /// Carry: that of `based`. The prefix is the start of the first piece of a sequence, of a prompt when text is generated.
 /// Cost per token: that of `based`, and `2D(Hf + D) + 2HFV` for each token of the prefix.
+/// Train it with `train.objective: { type: prefix, length: n }`, which leaves what the prefix shows of itself out of the loss.
 /// Source: arXiv 2407.05483.
 public final class JRTMixer: SequenceMixer {
     public static let name = "jrt"
@@ -33,6 +34,7 @@ public final class JRTMixer: SequenceMixer {
     public var chunkingObstacle: String? {
         prefixLength == 0 ? nil : "jrt reads a prefix of \(prefixLength) tokens as a whole before its first output"
     }
+    public var lookahead: Lookahead { prefixLength == 0 ? .none : .prefix(prefixLength) }
     public var streamStateNames: [String] { prefixLength == 0 ? decoder.streamStateNames : [] }
 
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {

@@ -88,6 +88,7 @@ final class RecurrentStack {
     var chunkingObstacle: String? {
         isBidirectional ? "a bidirectional layer needs the whole sequence" : nil
     }
+    var lookahead: Lookahead { isBidirectional ? .whole : .none }
 
     /// `cell` runs one direction of one layer and returns its output and final states by name.
     func forward(
@@ -145,6 +146,7 @@ public final class LSTMMixer: SequenceMixer {
 
     public var outputWidth: Int { stack.outputWidth }
     public var chunkingObstacle: String? { stack.chunkingObstacle }
+    public var lookahead: Lookahead { stack.lookahead }
     public var savedPerToken: Int { stack.savedPerToken }
     public var streamStateNames: [String] { stack.isBidirectional ? [] : ["h", "c"] }
     public func flopsPerToken(time: Int) -> Double { stack.flopsPerToken }
@@ -171,6 +173,7 @@ public final class GRUMixer: SequenceMixer {
 
     public var outputWidth: Int { stack.outputWidth }
     public var chunkingObstacle: String? { stack.chunkingObstacle }
+    public var lookahead: Lookahead { stack.lookahead }
     public var savedPerToken: Int { stack.savedPerToken + stack.hiddenSize }
     public var streamStateNames: [String] { stack.isBidirectional ? [] : ["h"] }
     public func flopsPerToken(time: Int) -> Double { stack.flopsPerToken }
@@ -200,6 +203,7 @@ public final class RNNMixer: SequenceMixer {
 
     public var outputWidth: Int { stack.outputWidth }
     public var chunkingObstacle: String? { stack.chunkingObstacle }
+    public var lookahead: Lookahead { stack.lookahead }
     public var savedPerToken: Int { stack.savedPerToken }
     public var streamStateNames: [String] { stack.isBidirectional ? [] : ["h"] }
     public func flopsPerToken(time: Int) -> Double { stack.flopsPerToken }

@@ -19,6 +19,10 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
     /// Why the sequence axis cannot be cut into chunks, or nil when it can.
     var chunkingObstacle: String? { get }
 
+    /// Which tokens after its own an output depends on. What a run may ask of a model follows from it: an output that
+    /// has seen a token can be trained to predict it by looking it up.
+    var lookahead: Lookahead { get }
+
     /// Names of the state that survives from batch to batch when the data are streams; empty when none does.
     var streamStateNames: [String] { get }
 
@@ -39,7 +43,18 @@ public protocol SequenceMixer: AnyObject, SendableMetatype {
     func growingCarry(positions: Int) -> Int
 }
 
+/// The tokens after its own that an output of a mixer depends on.
+public enum Lookahead: Sendable, Equatable {
+    /// None: the mixer is causal.
+    case none
+    /// Those among the first tokens of the sequence, as many as this: before and after it the mixer is causal.
+    case prefix(Int)
+    /// Any.
+    case whole
+}
+
 extension SequenceMixer {
+    public var lookahead: Lookahead { .none }
     public func growingCarry(positions: Int) -> Int { 0 }
 }
 

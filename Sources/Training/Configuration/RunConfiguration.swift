@@ -39,6 +39,8 @@ public struct RunConfiguration: Sendable {
         public var sequenceLength: Int
         /// `initialize_from`: a checkpoint to start from instead of random weights.
         public var initialization: InitializationConfiguration?
+        /// `objective`: what is to be predicted in text.
+        public var objective: TrainingObjective
     }
 
     /// `parallel:`
@@ -146,12 +148,14 @@ public struct RunConfiguration: Sendable {
         seed = UInt64(try reader.int("seed", default: 1, in: 0...Int.max))
 
         let train = try reader.section("train")
+        let steps = try train.int("steps", default: nil, in: 0...1_000_000_000)
+        let batchSize = try train.int("batch_size", default: nil, in: 1...1_000_000)
+        let sequenceLength = try train.int("sequence_length", default: nil, in: 1...100_000_000)
         self.train = TrainSection(
-            steps: try train.int("steps", default: nil, in: 0...1_000_000_000),
-            batchSize: try train.int("batch_size", default: nil, in: 1...1_000_000),
-            sequenceLength: try train.int("sequence_length", default: nil, in: 1...100_000_000),
+            steps: steps, batchSize: batchSize, sequenceLength: sequenceLength,
             initialization: train.has("initialize_from")
-                ? try InitializationConfiguration(try train.section("initialize_from"), directory: directory) : nil)
+                ? try InitializationConfiguration(try train.section("initialize_from"), directory: directory) : nil,
+            objective: try TrainingObjective(try train.section("objective"), sequenceLength: sequenceLength))
 
         optimizer = try OptimizerConfiguration(try reader.section("optimizer"))
         learningRate = try LearningRateSchedule(try reader.section("learning_rate"), steps: self.train.steps)

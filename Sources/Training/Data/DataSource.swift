@@ -5,6 +5,14 @@ public enum DataSource: Sendable {
     case files(DataConfiguration)
     case task(TaskConfiguration)
 
+    /// Whether a target shows in the inputs after it.
+    var showsTargets: Bool {
+        switch self {
+        case .files: true
+        case .task(let configuration): type(of: configuration.task).showsTargets
+        }
+    }
+
     /// - Parameter directory: that of the configuration file.
     public init(
         _ reader: ConfigurationReader, directory: String, batchSize: Int, sequenceLength: Int

@@ -55,7 +55,7 @@ public final class Job {
     }
 
     private func loadData() throws -> DataSet {
-        try DataSet(dataSource(), seed: run.seed)
+        try DataSet(dataSource(), seed: run.seed, objective: run.train.objective)
     }
 
     private func dataSource() throws -> DataSource {
@@ -63,10 +63,20 @@ public final class Job {
             dataReader, directory: directory, batchSize: run.train.batchSize, sequenceLength: run.train.sequenceLength)
     }
 
-    /// - Parameter isProfiled: time every layer, whatever the cut is made by.
-    private func open(isProfiled: Bool = false) throws -> (Session, DataSet) {
+    /// - Parameters:
+    ///   - isProfiled: time every layer, whatever the cut is made by.
+    ///   - isSpeedOnly: nobody looks at losses, so a model may see what it is to predict.
+    private func open(isProfiled: Bool = false, isSpeedOnly: Bool = false) throws -> (Session, DataSet) {
         let data = try Collective.agree(communicator) { try self.loadData() }
-        return (try openSession(dataVocabularySize: data.vocabulary.count, isProfiled: isProfiled), data)
+        let session = try openSession(dataVocabularySize: data.symbolCount, isProfiled: isProfiled)
+        if !isSpeedOnly {
+            try Collective.agree(communicator) {
+                try self.run.train.objective.check(
+                    session.model, try self.dataSource(), model: self.modelReader,
+                    train: try self.root.section("train"))
+            }
+        }
+        return (session, data)
     }
 
     private func openSession(
@@ -131,6 +141,7 @@ public final class Job {
     public func train(display: ProgressDisplay) throws -> TrainingLoop.Outcome {
         // A trace is laid beside a prediction.
         let (session, data) = try open(isProfiled: run.parallel.traceSteps > 0)
+        if run.generate != nil { try requireCausal(session.model) }
         if communicator.rank == 0 {
             display.message("\(KernelVariant.current.description); \(OpenBLAS.report.description)")
         }
@@ -226,8 +237,16 @@ public final class Job {
         checkpoint: String?, _ request: RunConfiguration.GenerateSection, onText: (String) -> Void
     ) throws -> [String] {
         let (session, data) = try open()
+        try requireCausal(session.model)
         _ = try loadCheckpoint(checkpoint, session, data)
         return try TextGenerator(session: session, data: data).generate(request, onText: onText)
+    }
+
+    /// Generation writes one token after another.
+    private func requireCausal(_ model: Model) throws {
+        if let layer = model.layers.first(where: { $0.lookahead == .whole }) {
+            throw RunError.usage("cannot generate text: '\(layer.name)' reads tokens that follow; use causal mixers")
+        }
     }
 
     private func loadCheckpoint(_ path: String?, _ session: Session, _ data: DataSet) throws -> Int {
@@ -242,7 +261,7 @@ public final class Job {
     /// The layer table of `describe`.
     public func description() throws -> String {
         try Collective.agree(communicator) {
-            let size = self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
+            let size = self.modelReader.has("vocabulary_size") ? nil : try self.loadData().symbolCount
             let model = try self.makeModel(dataVocabularySize: size, readsData: size != nil)
             return ModelDescription.table(model, time: self.run.train.sequenceLength)
         }
@@ -287,12 +306,12 @@ public final class Job {
     /// Of the data, when the model does not say. Collective.
     private func vocabularySize() throws -> Int? {
         try Collective.agree(communicator) {
-            self.modelReader.has("vocabulary_size") ? nil : try self.loadData().vocabulary.count
+            self.modelReader.has("vocabulary_size") ? nil : try self.loadData().symbolCount
         }
     }
 
     public func bench(warmup: Int, steps: Int) throws -> BenchResult {
-        let (session, data) = try open(isProfiled: true)
+        let (session, data) = try open(isProfiled: true, isSpeedOnly: true)
         return try Bench.measure(session: session, data: data, warmup: warmup, steps: steps)
     }
 

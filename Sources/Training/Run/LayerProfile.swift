@@ -112,7 +112,9 @@ enum LayerProfile {
             case let layer as any HiddenLayer:
                 let flow = layer.forward(input!, carry: [], pass).0
                 outputs = [flow.activation] + flow.leaving.values
-            case let head as HeadLayer: _ = head.loss(input!.activation, targets: ids.baseAddress!, scale: 1, pass)
+            case let head as HeadLayer:
+                let scales = [Float](repeating: 1, count: pass.rows)
+                _ = head.loss(input!.activation, targets: ids.baseAddress!, scales: scales, pass)
             default: fatalError("LayerProfile: layer \(layer.name) has no way to run")
             }
         }

@@ -46,7 +46,8 @@ public final class Session {
     public struct StepResult: Sendable {
         /// Cross-entropy, in nats per counted token.
         public var loss: Double
-        /// What else the gradients are of, by term: means over micro-batches, summed over layers in order.
+        /// What else the gradients are of, by term: means over micro-batches, summed over layers in order; `masked_token`
+        /// the weighted mean over the targets of a prefix.
         public var auxiliary: [String: Double]
         /// Global norm before clipping.
         public var gradientNorm: Double
@@ -200,6 +201,10 @@ public final class Session {
         runtime.onStep = { [self] in
             let sums = try globalSums(gradients, stopRequested: stopRequested)
             result.loss = sums.loss / Double(tokenCount)
+            if let prefix = batch.prefix {
+                result.auxiliary["masked_token"] =
+                    prefix.weight * sums.prefixLoss / Double(max(1, batch.prefixTargetCount))
+            }
             for (key, value) in zip(model.auxiliaryTerms, sums.auxiliary) {
                 result.auxiliary[key.term, default: 0] += value
             }
@@ -216,8 +221,7 @@ public final class Session {
                 try update(gradients, norm: result.gradientNorm, step: step, rate: rate)
             }
         }
-        runtime.begin(
-            batch: batch, cut: plan.cut, step: step, isTraining: true, lossScale: Float(1 / Double(tokenCount)))
+        runtime.begin(batch: batch, cut: plan.cut, step: step, isTraining: true)
         do {
             result.timing = try trainer.run(runtime)
         } catch {
@@ -249,8 +253,7 @@ public final class Session {
                 rows: batch.rows, time: batch.time, microBatchCount: plan.cut.totalMicroBatchCount,
                 chunkCount: plan.cut.chunkCount, share: share)
             runtime.begin(
-                batch: batch, cut: cut, step: 0, isTraining: false, routesCausally: run.eval.routing == .causal,
-                lossScale: 0)
+                batch: batch, cut: cut, step: 0, isTraining: false, routesCausally: run.eval.routing == .causal)
             scheduleBytesSent += try evaluator.run(runtime).bytesSent
             result.loss += runtime.lossTotal ?? 0
             result.add(hitCounts: runtime.hitCounts, targetCounts: batch.targetCounts)
@@ -277,17 +280,20 @@ public final class Session {
     /// the same for any number of ranks in a pipeline; the norm adds parameters in canonical order.
     private func globalSums(
         _ gradients: [Int: TensorPiece], stopRequested: Bool
-    ) throws -> (squares: [Double], loss: Double, stopRequests: Double, auxiliary: [Double]) {
+    ) throws -> (squares: [Double], loss: Double, prefixLoss: Double, stopRequests: Double, auxiliary: [Double]) {
         let count = model.registry.parameters.count
-        var values = [Double](repeating: 0, count: count + 2) + runtime.auxiliaryTotals
+        var values = [Double](repeating: 0, count: count + 3) + runtime.auxiliaryTotals
         for (index, gradient) in gradients
         where tied.owner(index) == pipeline.rank && model.registry.parameters[index].hasGradient {
             values[index] = Reductions.sumOfSquares(gradient.pointer, count: gradient.count, threads: context.threads)
         }
         values[count] = runtime.lossTotal ?? 0
-        values[count + 1] = stopRequested ? 1 : 0
+        values[count + 1] = runtime.prefixLossTotal ?? 0
+        values[count + 2] = stopRequested ? 1 : 0
         try values.withUnsafeMutableBufferPointer { try communicator.sum($0) }
-        return (Array(values[..<count]), values[count], values[count + 1], Array(values[(count + 2)...]))
+        return (
+            Array(values[..<count]), values[count], values[count + 1], values[count + 2], Array(values[(count + 3)...])
+        )
     }
 
     private func update(_ gradients: [Int: TensorPiece], norm: Double, step: Int, rate: Double) throws {

@@ -18,10 +18,4 @@ import Testing
     }
 
     @Test func longInput() throws { try SequenceMixerLaws(Self.cases[1]).checkLongInput() }
-
-    /// A change reaches the outputs of the whole prefix, and behind the prefix only what follows it.
-    @Test func prefixIsReadFirst() throws {
-        try SequenceMixerLaws(Self.cases[1]).checkReach(of: 3, startsAt: 0)
-        try SequenceMixerLaws(Self.cases[1]).checkReach(of: 5, startsAt: 5)
-    }
 }

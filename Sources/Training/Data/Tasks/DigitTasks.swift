@@ -13,6 +13,7 @@ public import Models
 /// Source: arXiv 1807.03819, section 3.3, without the encoder.
 public struct CopyTask: GeneratedTask {
     public static let name = "copy"
+    public static let showsTargets = true
     public var vocabularySize: Int { layout.vocabularySize }
     private let layout: DigitLayout
 
@@ -30,6 +31,7 @@ public struct CopyTask: GeneratedTask {
 /// `CopyTask`.
 public struct ReverseTask: GeneratedTask {
     public static let name = "reverse"
+    public static let showsTargets = true
     public var vocabularySize: Int { layout.vocabularySize }
     private let layout: DigitLayout
 
@@ -49,6 +51,7 @@ public struct ReverseTask: GeneratedTask {
 /// Key: `little_endian` (false): all three numbers start with the ones, so that carries go the way of the reader.
 public struct AdditionTask: GeneratedTask {
     public static let name = "addition"
+    public static let showsTargets = true
     public var vocabularySize: Int { layout.vocabularySize + 1 }
     private let layout: DigitLayout
     private let isLittleEndian: Bool

@@ -6,12 +6,18 @@ public import Models
 public protocol GeneratedTask: Sendable {
     /// The word for it in `data.task`.
     static var name: String { get }
+    /// Whether answers are inputs too, for the ones after them; a model that looks ahead would read them off.
+    static var showsTargets: Bool { get }
     /// Reads the task's keys.
     /// - Parameter length: `T`, from `train.sequence_length`.
     init(_ reader: ConfigurationReader, length: Int) throws(ConfigurationError)
     /// `V`, of inputs and targets alike.
     var vocabularySize: Int { get }
     func example(_ random: inout TaskRandom) -> TaskExample
+}
+
+extension GeneratedTask {
+    public static var showsTargets: Bool { false }
 }
 
 /// Inputs of a task and what must be predicted at each.
