@@ -1,5 +1,5 @@
 import Kernels
-public import Models
+import Models
 import Pipeline
 
 /// What a model learns from text: `train.objective`.
