@@ -112,7 +112,8 @@ public final class StageRuntime {
     private var stepNumber = 0
     private var isTraining = true
     private var lossScale: Float = 0
-    private var losses: [LossSum?] = []
+    /// Per unit with the head, what `HeadLayer.losses` returned.
+    private var losses: [[LossSum]?] = []
     /// Per auxiliary term of the model, its value in each unit of the batch.
     private var auxiliary: [AuxiliaryLosses.Key: [Double]] = [:]
 
@@ -180,18 +181,20 @@ public final class StageRuntime {
         if keepsCarryAcrossBatches { dropRestartedRows() } else { batchCarry.removeAll() }
     }
 
-    /// The batch's summed token loss in nats, added in micro-batch, then chunk order, in Double; nil on
-    /// ranks without the head. Complete once all units of the batch have run.
-    public var lossTotal: Double? {
-        guard losses.contains(where: { $0 != nil }) else { return nil }
-        return losses.reduce(0) { $0 + ($1?.total ?? 0) }
+    /// The batch's sums of the head's loss terms (`HeadLayer.lossTerms`) in nats, added in micro-batch, then chunk order, in
+    /// Double; 0 on ranks without the head. Complete once all units of the batch have run.
+    public var lossTotals: [Double] {
+        let nothing = model.head.lossTerms.map { _ in 0.0 }
+        return losses.reduce(nothing) { sums, losses in
+            losses.map { zip(sums, model.head.termTotals($0)).map { $0 + $1 } } ?? sums
+        }
     }
 
     /// `[B]`: counted targets of every row that have the largest logit, in evaluation; 0 on ranks without the head.
     public var hitCounts: [Int] {
         var result = [Int](repeating: 0, count: batch.rows)
         for (place, loss) in losses.enumerated() {
-            guard let loss else { continue }
+            guard let loss = loss?.first else { continue }
             let time = cut.positions(ofChunk: place % cut.chunkCount).count
             for (i, row) in cut.rows(ofMicroBatch: place / cut.chunkCount).enumerated() {
                 result[row] += Int(loss.hits[i * time..<(i + 1) * time].reduce(0, +))
@@ -282,13 +285,13 @@ public final class StageRuntime {
                     model.embedding.forward($0.baseAddress!, pass)
                 }
             },
-            finish: { x in
+            finish: { flow in
                 let logits = capturedLogits.map { _ in context.tensor(Shape(pass.rows, model.vocabularySize)) }
-                let loss = tokens(batch.targets, rows, positions).withUnsafeBufferPointer {
-                    model.head.loss(x, targets: $0.baseAddress!, scale: lossScale, logits: logits, pass)
+                let unitLosses = tokens(batch.targets, rows, positions).withUnsafeBufferPointer {
+                    model.head.losses(flow, targets: $0.baseAddress!, scale: lossScale, logits: logits, pass)
                 }
-                if let logits { capture(logits, rows, positions, after: loss, on: state.tape) }
-                losses[place] = loss
+                if let logits { capture(logits, rows, positions, after: unitLosses[0], on: state.tape) }
+                losses[place] = unitLosses
             })
         for (term, value) in pass.auxiliary?.values ?? [:] {
             auxiliary[term, default: Array(repeating: 0, count: losses.count)][place] = value

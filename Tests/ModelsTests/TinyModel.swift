@@ -68,7 +68,8 @@ final class TinyModel {
         var x = inputs.withUnsafeBufferPointer { model.embedding.forward($0.baseAddress!, pass) }
         for layer in model.hidden { x = layer.forward(Flow(x), carry: [], pass).0.activation }
         let loss = targets.withUnsafeBufferPointer {
-            model.head.loss(x, targets: $0.baseAddress!, scale: 1 / Float(Self.batch * Self.time), pass)
+            model.head.losses(
+                Flow(x), targets: $0.baseAddress!, scale: 1 / Float(Self.batch * Self.time), pass)[0]
         }
         tape.inputGradients()
         tape.weightGradients()

@@ -6,6 +6,8 @@ import Tensors
 public final class LossSum {
     /// Sum over counted tokens of −log p(target), in nats; rows added in order, in Double.
     public private(set) var total: Double?
+    /// Sum over counted tokens of the divergence from a teacher's distribution, in nats; 0 without a teacher.
+    public private(set) var divergence = 0.0
     /// Per row, 1 where its target counts and has the largest logit; empty on a recording tape, which does not look.
     public private(set) var hits: [Int32] = []
     private var observers: [() -> Void] = []
@@ -14,11 +16,25 @@ public final class LossSum {
         if total != nil { body() } else { observers.append(body) }
     }
 
-    func complete(_ total: Double, hits: [Int32]) {
+    func complete(_ total: Double, divergence: Double, hits: [Int32]) {
         self.total = total
+        self.divergence = divergence
         self.hits = hits
         for observer in observers { observer() }
         observers.removeAll()
+    }
+}
+
+/// Another state of the same tokens, whose distribution a loss draws towards: in place of `CE`,
+/// `(1 − share)·CE + share·KL(teacher ‖ p)`. The teacher is a constant.
+public struct LossTeacher {
+    /// `[R, D]`.
+    let state: Tensor
+    let share: Float
+
+    public init(_ state: Variable, share: Float) {
+        self.state = state.value
+        self.share = share
     }
 }
 
@@ -40,48 +56,65 @@ extension Tape {
     /// - Parameters:
     ///   - x: `[R, D]`. - targets: `[R]`, negative ignored. - weight: `[V, D]`. - bias: `[V]`.
     ///   - scale: factor on the gradient. - logits: if given, receives `[R, V]`.
+    ///   - teacher: goes through the same projection, once more, where there are gradients; otherwise it is not looked at.
     public func crossEntropy(
         _ x: Variable, targets: UnsafePointer<Int32>, weight: ParameterUse, bias: ParameterUse?, scale: Float,
-        logits: Tensor? = nil
+        logits: Tensor? = nil, teacher: LossTeacher? = nil
     ) -> LossSum {
         let result = LossSum()
         let kept = Array(UnsafeBufferPointer(start: targets, count: x.value.rows))
         if isRecording {
             recordRaw {
                 self.crossEntropyBlocks(
-                    x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: true, into: result)
+                    x, kept, weight: weight, bias: bias, scale: scale, logits: logits, teacher: teacher,
+                    withGradient: true, into: result)
             }
         } else {
             crossEntropyBlocks(
-                x, kept, weight: weight, bias: bias, scale: scale, logits: logits, withGradient: false, into: result)
+                x, kept, weight: weight, bias: bias, scale: scale, logits: logits, teacher: nil, withGradient: false,
+                into: result)
         }
         return result
     }
 
     private func crossEntropyBlocks(
         _ x: Variable, _ targets: [Int32], weight: ParameterUse, bias: ParameterUse?, scale: Float, logits: Tensor?,
-        withGradient: Bool, into result: LossSum
+        teacher: LossTeacher?, withGradient: Bool, into result: LossSum
     ) {
         let (rows, width, vocabulary) = (x.value.rows, x.value.width, weight.shape[0])
         let blockRows = Tape.crossEntropyBlockRows(rows: rows, vocabulary: vocabulary)
         let block = context.tensor(Shape(blockRows, vocabulary))
         let rowLoss = context.tensor(Shape(blockRows))
+        let taught = teacher.map { _ in
+            (logits: context.tensor(Shape(blockRows, vocabulary)), divergence: context.tensor(Shape(blockRows)))
+        }
         let dx = withGradient && x.needsGradient ? x.writableGradient(context) : nil
-        var total = 0.0
+        var (total, divergence) = (0.0, 0.0)
         var hits = [Int32](repeating: 0, count: withGradient ? 0 : rows)
         targets.withUnsafeBufferPointer { targets in
             for first in stride(from: 0, to: rows, by: blockRows) {
                 let count = min(blockRows, rows - first)
                 let input = x.value.pointer + first * width
-                GEMM.multiply(
-                    input, lda: width, weight.value.pointer, transposeB: true, ldb: width, m: count, n: vocabulary,
-                    k: width, accumulate: false, bias: bias.map { UnsafePointer($0.value.pointer) },
-                    into: block.pointer, ldc: vocabulary, threads: threads)
+                func project(_ input: UnsafePointer<Float>, into block: Tensor) {
+                    GEMM.multiply(
+                        input, lda: width, weight.value.pointer, transposeB: true, ldb: width, m: count,
+                        n: vocabulary, k: width, accumulate: false,
+                        bias: bias.map { UnsafePointer($0.value.pointer) }, into: block.pointer, ldc: vocabulary,
+                        threads: threads)
+                }
+                project(input, into: block)
                 if let logits {
                     (logits.pointer + first * vocabulary).update(from: block.pointer, count: count * vocabulary)
                 }
                 let target = targets.baseAddress! + first
-                if withGradient {
+                if let teacher, let taught {
+                    project(teacher.state.pointer + first * width, into: taught.logits)
+                    CrossEntropy.distilled(
+                        block.pointer, teacher: taught.logits.pointer, targets: target, losses: rowLoss.pointer,
+                        divergences: taught.divergence.pointer, rows: count, classes: vocabulary,
+                        share: teacher.share, scale: scale, threads: threads)
+                    for row in 0..<count { divergence += Double(taught.divergence.pointer[row]) }
+                } else if withGradient {
                     CrossEntropy.lossesAndGradient(
                         block.pointer, targets: target, into: rowLoss.pointer, rows: count, classes: vocabulary,
                         scale: scale, threads: threads)
@@ -111,6 +144,6 @@ extension Tape {
                 }
             }
         }
-        result.complete(total, hits: hits)
+        result.complete(total, divergence: divergence, hits: hits)
     }
 }

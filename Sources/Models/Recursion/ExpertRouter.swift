@@ -8,6 +8,7 @@ import Tensors
 /// `H[sel] += g[sel] X`, `z = router(H[sel])`, `g = α gate(z)`; the next recursion gets `H` at the `⌊c T⌋` largest `z` of
 /// each sequence, ties to the earlier token. Terms: `router = coefficient · mean BCE(z, chosen)`,
 /// `router_z = z_loss · mean z²`. Generation takes the tokens whose logit is not negative.
+/// Statistic `sampling_accuracy`: share of the candidates that generation would treat as the capacity does.
 /// Source: arXiv 2507.10524, expert choice. Names: `mor_router` and `mlp_router` (`RouterNetwork`).
 final class ExpertRouter: HiddenLayer {
     let name: String
@@ -73,12 +74,7 @@ final class ExpertRouter: HiddenLayer {
     private func choice(_ z: Variable, _ seen: Variable, _ pass: Pass) -> [Bool] {
         let count = z.value.count
         if budget.isWhole { return Array(repeating: true, count: count) }
-        if pass.isGenerating {
-            // Draws are uniform: the same part of those that came so far goes on as in training.
-            let threshold = settings.isRandom ? Float(1 - budget.share / shareBefore) : 0
-            let guess = auxiliary.map { $0(seen, pass.tape) } ?? z
-            return guess.value.array.map { $0 >= threshold }
-        }
+        if pass.isGenerating { return guesses(z, seen, pass) }
         var isChosen = [Bool](repeating: false, count: count)
         let length = count / pass.batch
         let kept = min(length, budget.count(in: pass))
@@ -86,7 +82,19 @@ final class ExpertRouter: HiddenLayer {
             let logits = UnsafeBufferPointer(start: UnsafePointer(z.value.pointer + first), count: length)
             for i in TopK.select(logits, count: kept) { isChosen[first + Int(i)] = true }
         }
+        if let statistics = pass.statistics {
+            let right = zip(guesses(z, seen, pass), isChosen).reduce(0) { $0 + ($1.0 == $1.1 ? 1 : 0) }
+            statistics.report(sum: Double(right), count: count, "sampling_accuracy", of: name)
+        }
         return isChosen
+    }
+
+    /// Which candidates go on where later ones are not known.
+    private func guesses(_ z: Variable, _ seen: Variable, _ pass: Pass) -> [Bool] {
+        // Draws are uniform: the same part of those that came so far goes on as in training.
+        let threshold = settings.isRandom ? Float(1 - budget.share / shareBefore) : 0
+        let guess = auxiliary.map { $0(seen, pass.tape) } ?? z
+        return guess.value.array.map { $0 >= threshold }
     }
 
     private func report(_ z: Variable, _ seen: Variable, _ isChosen: [Bool], _ pass: Pass) {
@@ -109,6 +117,7 @@ final class ExpertRouter: HiddenLayer {
         scores == nil ? [] : (settings.coefficient > 0 ? ["router"] : []) + (settings.zLoss > 0 ? ["router_z"] : [])
     }
 
+    var statisticTerms: [String] { routesTokens ? ["sampling_accuracy"] : [] }
     var chunkingObstacle: String? { "a router of type expert compares the tokens of a whole sequence" }
     var routesTokens: Bool { scores != nil && !budget.isWhole }
     func outputTime(_ time: Int) -> Int { scores == nil ? time : budget.expected(of: time) }

@@ -224,7 +224,7 @@ public final class Job {
 
     public func generate(
         checkpoint: String?, _ request: RunConfiguration.GenerateSection, onText: (String) -> Void
-    ) throws -> [String] {
+    ) throws -> TextGenerator.Result {
         let (session, data) = try open()
         _ = try loadCheckpoint(checkpoint, session, data)
         return try TextGenerator(session: session, data: data).generate(request, onText: onText)

@@ -80,7 +80,8 @@ enum LayerProfile {
                     batch: rows)
             }
             for link in model.links where link.to == index && link.port != .sum {
-                input!.arriving[link.port] = random(rows * time, link.width)
+                let arrived = random(rows * time, link.width)
+                if link.port == .exit { input!.exits.append(arrived) } else { input!.arriving[link.port] = arrived }
             }
         }
 
@@ -112,7 +113,7 @@ enum LayerProfile {
             case let layer as any HiddenLayer:
                 let flow = layer.forward(input!, carry: [], pass).0
                 outputs = [flow.activation] + flow.leaving.values
-            case let head as HeadLayer: _ = head.loss(input!.activation, targets: ids.baseAddress!, scale: 1, pass)
+            case let head as HeadLayer: _ = head.losses(input!, targets: ids.baseAddress!, scale: 1, pass)
             default: fatalError("LayerProfile: layer \(layer.name) has no way to run")
             }
         }
@@ -123,8 +124,8 @@ enum LayerProfile {
         let inputGradientEnd = ContinuousClock.now
         tape.weightGradients()
         // Gradients of the inputs are of no use, and would be added to in the next run.
-        for variable in [input?.activation].compactMap({ $0 }) + (input?.arriving.values.map { $0 } ?? []) {
-            _ = variable.takeGradient()
+        if let input {
+            for variable in [input.activation] + input.exits + input.arriving.values { _ = variable.takeGradient() }
         }
         return LayerTiming(
             forward: (forwardEnd - start).seconds, inputGradient: (inputGradientEnd - forwardEnd).seconds,
