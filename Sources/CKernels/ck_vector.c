@@ -74,6 +74,7 @@ CK_DISPATCH(void, ck_softmax, (float *y, const float *x, size_t rows, size_t n),
 CK_DISPATCH(void, ck_softmax_backward, (float *dx, const float *dy, const float *y, size_t rows, size_t n), dx, dy, y, rows, n)
 CK_DISPATCH(void, ck_log_sum_exp, (float *out, const float *x, size_t rows, size_t n), out, x, rows, n)
 CK_DISPATCH(void, ck_cross_entropy, (float *loss, float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n, const float *scales), loss, logits, ld, targets, rows, n, scales)
+CK_DISPATCH(void, ck_distilled_cross_entropy, (float *loss, float *divergence, float *logits, const float *teacher, size_t ld, const int32_t *targets, size_t rows, size_t n, float share, const float *scales), loss, divergence, logits, teacher, ld, targets, rows, n, share, scales)
 CK_DISPATCH(void, ck_top_one, (int32_t *hits, const float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n), hits, logits, ld, targets, rows, n)
 CK_DISPATCH(void, ck_rotate_half, (float *y, const float *x, const float *cosine, const float *sine, size_t heads, size_t half, float direction), y, x, cosine, sine, heads, half, direction)
 CK_DISPATCH(void, ck_rotate_interleaved, (float *y, const float *x, const float *cosine, const float *sine, size_t heads, size_t half, float direction), y, x, cosine, sine, heads, half, direction)

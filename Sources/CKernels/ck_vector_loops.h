@@ -278,6 +278,29 @@ CK_LOOP void CK_NAME(ck_cross_entropy)(float *loss, float *logits, size_t ld, co
     }
   }
 }
+CK_LOOP void CK_NAME(ck_distilled_cross_entropy)(float *loss, float *divergence, float *logits, const float *teacher, size_t ld, const int32_t *targets, size_t rows, size_t n, float share, const float *scales) {
+  for (size_t r = 0; r < rows; r++, logits += ld, teacher += ld) {
+    int32_t target = targets[r];
+    if (target < 0) {
+      loss[r] = divergence[r] = 0;
+      __builtin_memset(logits, 0, n * sizeof(float));
+      continue;
+    }
+    float m = row_maximum(logits, n), top = row_maximum(teacher, n), chosen = logits[target];
+    float sum = row_exponentials(0, logits, m, n), total = row_exponentials(0, teacher, top, n);
+    float own = scales[r] / sum, lent = scales[r] * share / total;
+    float gap = (float)(__builtin_log(total) - __builtin_log(sum));
+    vf a = {0};
+    EACH(n, {
+      vf x = LOAD(logits) - m, t = LOAD(teacher) - top, q = v_exp(t), term = q * (t - x - gap);
+      STORE(logits, v_exp(x) * own - q * lent);
+      a = a + (whole_ ? term : v_select(v_iota() < (int32_t)(count_ - i), term, v_all(0)));
+    });
+    loss[r] = (float)(__builtin_log(sum) + ((double)m - (double)chosen));
+    divergence[r] = v_sum(a) / total;
+    logits[target] -= scales[r] * (1.0f - share);
+  }
+}
 CK_LOOP void CK_NAME(ck_top_one)(int32_t *hits, const float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n) {
   for (size_t r = 0; r < rows; r++, logits += ld) {
     hits[r] = 0;

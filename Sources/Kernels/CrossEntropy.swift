@@ -21,6 +21,24 @@ public enum CrossEntropy {
         run(logits, targets, losses, rows, classes, scales, threads)
     }
 
+    /// `losses[r]` as above, and `divergences[r] = Σ q log(q / p)` of `p = softmax(logits)` from a teacher's
+    /// `q = softmax(teacher)`, in nats; the logits become the gradient
+    /// `(p − (1 − share)·onehot − share·q)·scales[r]` of `(1 − share)·loss + share·divergence`. 0 in ignored rows.
+    ///
+    /// - Parameter teacher: logits `[rows, classes]`.
+    public static func distilled(
+        _ logits: UnsafeMutablePointer<Float>, teacher: UnsafePointer<Float>, targets: UnsafePointer<Int32>,
+        losses: UnsafeMutablePointer<Float>, divergences: UnsafeMutablePointer<Float>, rows: Int, classes: Int,
+        share: Float, scales: UnsafePointer<Float>, threads: ThreadPool
+    ) {
+        check(targets, rows, classes)
+        threads.forEachRowPanel(of: rows, width: classes) { row, count in
+            ck_distilled_cross_entropy(
+                losses + row, divergences + row, logits + row * classes, teacher + row * classes, classes,
+                targets + row, count, classes, share, scales + row)
+        }
+    }
+
     /// `hits[r]`: 1 where the target's logit is the row's largest (the first of equals), 0 elsewhere, in ignored rows,
     /// and in rows with a NaN.
     public static func hits(

@@ -10,6 +10,8 @@ public struct Flow {
     public var selection: TokenSelection?
     /// What came along links, by port.
     public var arriving: [LayerPort: Variable]
+    /// What came along links of port `exit`, in their order.
+    public var exits: [Variable] = []
     /// What leaves along links, by port.
     public var leaving: [LayerPort: Variable] = [:]
 
@@ -76,6 +78,9 @@ public enum LayerPort: String, CaseIterable, Sendable {
     case constantInjection
     /// What adaptive computation time has gathered for each token.
     case halting
+    /// The state after a recursion, or what layers before the head have made of it, on its way to a loss of its own. What a
+    /// layer does not name is its whole output.
+    case exit
 }
 
 /// A connection past the layers between: what leaves layer `from` by a port enters layer `to` by the same.

@@ -8,6 +8,12 @@ final class LayerStack {
     private(set) var layers: [any HiddenLayer] = []
     var links: [LayerLink] = []
     var recursions: [Recursion] = []
+    /// Of the group that has exits.
+    private(set) var earlyExit: EarlyExit?
+    /// Where the exits before the last begin.
+    private(set) var exitSources: [Int] = []
+    /// The blocks behind that group, with their prefixes.
+    private(set) var coda: [(entry: ConfigurationReader, prefix: String)] = []
     /// Whether the final norm acts before the head, too.
     var usesFinalNorm = false
     /// Of the activation that leaves the last layer so far.
@@ -61,8 +67,18 @@ final class LayerStack {
                 }
             } else {
                 for _ in 0..<count {
-                    append(try Block(entry, builder("model.layers.\(nextName)")))
+                    let prefix = "model.layers.\(nextName)"
+                    let widthIn = width
+                    append(try Block(entry, builder(prefix)))
                     nextName += 1
+                    guard earlyExit != nil else { continue }
+                    if width != widthIn {
+                        throw entry.error(
+                            "mixer",
+                            "changes the width from \(widthIn) to \(width) behind a group with early_exit; every block there must keep it"
+                        )
+                    }
+                    coda.append((entry, prefix))
                 }
             }
             try entry.finish()
@@ -89,6 +105,10 @@ final class LayerStack {
         _ reader: ConfigurationReader, _ entries: [ConfigurationReader]
     ) throws(ConfigurationError) {
         let block = try flattened(entries)
+        if earlyExit != nil {
+            throw reader.error(
+                "early_exit", "an earlier group has exits, behind which only blocks may stand; remove that group's")
+        }
         if reader.has("depth") {
             return try appendRecurrentDepth(try RecurrentDepth(reader, width: width), block, finalNorm: finalNorm)
         }
@@ -128,6 +148,10 @@ final class LayerStack {
             Recursion(
                 layers: first..<end, count: settings.count, blockLength: (end - first) / settings.count,
                 sharing: settings.sharing, lowRankScale: settings.relaxation?.scale))
+        earlyExit = settings.earlyExit
+        if earlyExit != nil {
+            exitSources = (1..<settings.count).map { first + $0 * (end - first) / settings.count - 1 }
+        }
         if let halting = settings.halting { appendAnswer(halting, settings, name: "model.layers.\(firstName)") }
     }
 

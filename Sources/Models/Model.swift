@@ -92,6 +92,7 @@ public final class Model {
         defaults.depth = try LayerStack.depth(entries)
         let stack = LayerStack(registry, defaults, width: width, finalNorm: NormKind(rawValue: finalNorm)!)
         try stack.append(entries)
+        try stack.appendExits()
         if stack.layers.isEmpty { throw reader.error("layers", "at least one layer is needed") }
         let lastWidth = stack.width
         if isTied, lastWidth != width {
@@ -103,10 +104,14 @@ public final class Model {
         head = HeadLayer(
             vocabularySize: vocabularySize, norm: NormKind(rawValue: finalNorm)!,
             tiedTo: isTied ? "model.embed_tokens.weight" : nil, hasBias: hasHeadBias, dropout: headDropout,
-            initializer: embeddingInitializer,
+            initializer: embeddingInitializer, exits: stack.earlyExit,
             builder("model", headIndex, lastWidth, sharing: .all(isFirst: !stack.usesFinalNorm)),
             builder("lm_head", headIndex, lastWidth))
-        links = try LayerLink.readSkips(reader, layers: [embedding] + stack.layers) + stack.links
+        let skips = try LayerLink.readSkips(reader, layers: [embedding] + stack.layers)
+        if !skips.isEmpty, stack.earlyExit != nil {
+            throw reader.error("skips", "early_exit leads past layers by itself; remove one of the two")
+        }
+        links = skips + stack.links
         if links.count > LayerLink.countLimit {
             throw reader.error(
                 "layers", "\(links.count) connections past layers; at most \(LayerLink.countLimit) are possible")
@@ -117,7 +122,7 @@ public final class Model {
         auxiliaryTerms = hidden.flatMap { layer in
             layer.auxiliaryTerms.map { AuxiliaryLosses.Key(layer: layer.name, term: $0) }
         }
-        statisticTerms = hidden.flatMap { layer in
+        statisticTerms = layers.flatMap { layer in
             layer.statisticTerms.map { AuxiliaryLosses.Key(layer: layer.name, term: $0) }
         }
         self.registry = registry

@@ -9,6 +9,8 @@ struct StagePass {
     let routing: LinkRouting
     let layers: Range<Int>
     let pass: Pass
+    /// Lets the pass's only token leave out applications of a shared block.
+    var exit: TokenExit?
 
     /// What leaves the stage.
     struct Output {
@@ -25,10 +27,10 @@ struct StagePass {
     ///   - links: what came from other stages, by edge.
     ///   - carry: by layer.
     ///   - embed: makes the first activation.
-    ///   - finish: takes the last one.
+    ///   - finish: takes what reaches the head.
     func run(
         _ input: Flow?, links: [Int: Variable], carry: [Int: Carry], embed: () throws -> Variable,
-        finish: (Variable) throws -> Void
+        finish: (Flow) throws -> Void
     ) rethrows -> Output {
         var output = Output(flow: input)
         // Links that begin and end in this stage, by their number in the model.
@@ -36,21 +38,26 @@ struct StagePass {
         for index in layers {
             var flow = output.flow
             flow?.arriving = [:]
-            for (number, link) in model.links.enumerated() where link.to == index {
+            flow?.exits = []
+            for (number, link) in model.links.enumerated() where link.to == index && routing.isUsed[number] {
                 let arrived = routing.edgeOfLink[number].map { links[$0]! } ?? local[number]!
-                if link.port == .sum {
-                    flow!.activation = pass.tape.add(flow!.activation, arrived)
-                } else {
-                    flow!.arriving[link.port] = arrived
+                switch link.port {
+                case .sum: flow!.activation = pass.tape.add(flow!.activation, arrived)
+                case .exit: flow!.exits.append(arrived)
+                default: flow!.arriving[link.port] = arrived
                 }
             }
+            if let flow { exit?.arrive(at: index, flow.activation.value) }
             switch model.layers[index] {
             case is EmbeddingLayer: output.flow = Flow(try embed())
             case is HeadLayer:
-                try finish(flow!.activation)
+                try finish(flow!)
                 output.flow = nil
             case let layer as any HiddenLayer:
-                let (next, carryOut) = layer.forward(flow!, carry: carry[index] ?? [], pass)
+                let past = carry[index] ?? []
+                let passed = exit?.passing(index, flow!, carry: past)
+                let (next, carryOut) = passed ?? layer.forward(flow!, carry: past, pass)
+                if passed == nil { exit?.keep(carryOut, of: index) }
                 output.flow = next
                 output.carry[index] = carryOut
             default: fatalError("StagePass: layer \(model.layers[index].name) has no way to run")
@@ -67,9 +74,11 @@ struct StagePass {
     private func leaving(_ index: Int, _ flow: inout Flow?) -> [(link: Int, copy: Variable)] {
         var result: [(link: Int, copy: Variable)] = []
         for port in LayerPort.allCases {
-            let links = model.links.indices.filter { model.links[$0].from == index && model.links[$0].port == port }
+            let links = model.links.indices.filter {
+                model.links[$0].from == index && model.links[$0].port == port && routing.isUsed[$0]
+            }
             guard !links.isEmpty else { continue }
-            if port == .sum {
+            if port == .sum || port == .exit && flow!.leaving[port] == nil {
                 let copies = pass.tape.copies(flow!.activation, count: 1 + links.count)
                 flow!.activation = copies[0]
                 result += zip(links, copies.dropFirst()).map { ($0, $1) }

@@ -42,7 +42,8 @@ public final class StageRuntime {
     private var routesCausally = false
     private var lossScale: Float = 0
     private var prefixScale: Float = 0
-    private var losses: [LossSum?] = []
+    /// Per unit with the head, what `HeadLayer.losses` returned.
+    private var losses: [[LossSum]?] = []
     /// Per auxiliary term of the model, its value in each unit of the batch.
     private var auxiliary: [AuxiliaryLosses.Key: [Double]] = [:]
     /// Per statistic of the model, its sums in each unit of the batch.
@@ -111,19 +112,24 @@ public final class StageRuntime {
         if keepsCarryAcrossBatches { dropRestartedRows() } else { batchCarry.removeAll() }
     }
 
-    /// The batch's summed token loss in nats, without that of a prefix, added in micro-batch, then chunk order, in Double;
-    /// nil on ranks without the head. Complete once all units of the batch have run.
-    public var lossTotal: Double? { lossTotal(inPrefix: false) }
+    /// The batch's sums of the head's loss terms (`HeadLayer.lossTerms`) in nats, that of a prefix left out, added in
+    /// micro-batch, then chunk order, in Double; 0 on ranks without the head. Complete once all units of the batch have run.
+    public var lossTotals: [Double] {
+        let nothing = model.head.lossTerms.map { _ in 0.0 }
+        if batch.prefix != nil { return [rowLossTotal(inPrefix: false)] + nothing.dropFirst() }
+        return losses.reduce(nothing) { sums, losses in
+            losses.map { zip(sums, model.head.termTotals($0)).map { $0 + $1 } } ?? sums
+        }
+    }
 
-    /// The same sum over the prefix, without its weight.
-    public var prefixLossTotal: Double? { lossTotal(inPrefix: true) }
+    /// The sum over the prefix, without its weight.
+    public var prefixLossTotal: Double { rowLossTotal(inPrefix: true) }
 
-    private func lossTotal(inPrefix: Bool) -> Double? {
-        guard losses.contains(where: { $0 != nil }) else { return nil }
-        return losses.enumerated().reduce(0) { sum, unit in
+    private func rowLossTotal(inPrefix: Bool) -> Double {
+        losses.enumerated().reduce(0) { sum, unit in
             let time = cut.positions(ofChunk: unit.offset % cut.chunkCount).count
             let border = prefixTime(ofChunk: unit.offset % cut.chunkCount)
-            let rowLosses = unit.element?.rowLosses ?? []
+            let rowLosses = unit.element?[0].rowLosses ?? []
             return sum
                 + rowLosses.enumerated().reduce(0) {
                     ($1.offset % time < border) == inPrefix ? $0 + Double($1.element) : $0
@@ -141,7 +147,7 @@ public final class StageRuntime {
     public var hitCounts: [Int] {
         var result = [Int](repeating: 0, count: batch.rows)
         for (place, loss) in losses.enumerated() {
-            guard let loss else { continue }
+            guard let loss = loss?.first else { continue }
             let time = cut.positions(ofChunk: place % cut.chunkCount).count
             for (i, row) in cut.rows(ofMicroBatch: place / cut.chunkCount).enumerated() {
                 result[row] += Int(loss.hits[i * time..<(i + 1) * time].reduce(0, +))
@@ -232,14 +238,14 @@ public final class StageRuntime {
                     model.embedding.forward($0.baseAddress!, pass)
                 }
             },
-            finish: { x in
+            finish: { flow in
                 let logits = capturedLogits.map { _ in context.tensor(Shape(pass.rows, model.vocabularySize)) }
-                let loss = tokens(batch.targets, rows, positions).withUnsafeBufferPointer {
-                    model.head.loss(
-                        x, targets: $0.baseAddress!, scales: scales(ofChunk: unit.chunk, pass), logits: logits, pass)
+                let unitLosses = tokens(batch.targets, rows, positions).withUnsafeBufferPointer {
+                    model.head.losses(
+                        flow, targets: $0.baseAddress!, scales: scales(ofChunk: unit.chunk, pass), logits: logits, pass)
                 }
-                if let logits { capture(logits, rows, positions, after: loss, on: state.tape) }
-                losses[place] = loss
+                if let logits { capture(logits, rows, positions, after: unitLosses[0], on: state.tape) }
+                losses[place] = unitLosses
             })
         for (term, value) in pass.auxiliary?.values ?? [:] {
             auxiliary[term, default: Array(repeating: 0, count: losses.count)][place] = value

@@ -9,7 +9,8 @@ import Tensors
 ///
 /// Each rank keeps the state of its own layers: a constant amount for recurrent layers, keys and values for attention.
 /// The rank of the head draws the next token and sends it to the rank of the embedding, one sequence at a time; there
-/// is no other traffic but the activations.
+/// is no other traffic but the activations. By an `ExitRule` tokens may leave out applications of a shared block; where a
+/// stage ends among these, what is known of the token goes with its activation.
 public final class StreamDecoder {
     /// One sequence's state on this rank.
     private struct Stream {
@@ -20,6 +21,8 @@ public final class StreamDecoder {
         var history: [Int32]
         /// How many tokens the next step consumes; known on every rank.
         var inputCount: Int
+        /// Of the token under way.
+        var exit: TokenExit?
     }
 
     private struct Slot: Hashable {
@@ -39,6 +42,9 @@ public final class StreamDecoder {
     /// Per sequence; filled on the head's rank.
     private var drawn: [[Int32]]
     private let routing: LinkRouting
+    private let exitPlan: ExitPlan?
+    /// Tokens that came through a shared block one by one, and their applications; where the layer behind it is.
+    private var exits = (tokens: 0, iterations: 0)
     /// Activations on their way, by consumer and edge.
     private var mailbox: [Slot: Parcel] = [:]
     /// Buffers of messages on their way, in or out.
@@ -53,11 +59,12 @@ public final class StreamDecoder {
     /// - Parameters:
     ///   - prompts: one per sequence, none empty.
     ///   - placement: where the stages lie.
+    ///   - exit: a rule that the model can follow (`ExitRule.problem`); nil takes every token all the way.
     ///   - sample: draws the next token of a sequence from `[V]` logits; called on the head's rank.
     /// - Throws: `ScheduleError` when there are more sequences than the transport has tags for.
     public init(
         model: Model, stageLayers: [Range<Int>], placement: Placement, prompts: [[Int32]],
-        communicator: any Communicator, context: ComputeContext,
+        communicator: any Communicator, context: ComputeContext, exit: ExitRule? = nil,
         sample: @escaping (_ stream: Int, _ logits: UnsafeBufferPointer<Float>) -> Int32
     ) throws {
         require(prompts.allSatisfy { !$0.isEmpty }, "StreamDecoder: got an empty prompt; expected at least one token")
@@ -68,18 +75,26 @@ public final class StreamDecoder {
         self.sample = sample
         embeddingRank = placement.ranks[0]
         headRank = placement.ranks[placement.stageCount - 1]
-        routing = LinkRouting(model.links, stageLayers: stageLayers)
+        routing = LinkRouting(model.links, stageLayers: stageLayers, unused: .exit)
         var schedule = ScheduleCatalog.evaluation(
             placement: placement, microBatchCount: prompts.count, chunkCount: 1)
         schedule.shape.skips = routing.edges
         interpreter = try Interpreter(try Lowering.lower(schedule), communicator: communicator)
         // Tokens use the highest tags; the schedule's messages must leave them free.
         _ = try MessageTags(schedule.shape, largestTag: communicator.largestTag - prompts.count)
+        if let problem = exit?.problem(model, rankCount: placement.rankCount) {
+            fatalError("StreamDecoder: \(problem)")
+        }
+        exitPlan = exit.map { ExitPlan($0, model) }
         streams = prompts.map { Stream(history: $0, inputCount: $0.count) }
         drawn = Array(repeating: [], count: prompts.count)
         tokenRequests = Array(repeating: nil, count: prompts.count)
         tokens = .allocate(capacity: prompts.count)
         tokens.initialize(repeating: 0, count: prompts.count)
+        guard let exitPlan else { return }
+        for index in streams.indices {
+            streams[index].exit = TokenExit(exitPlan, context) { [unowned self] in logits(of: $0, stream: index) }
+        }
     }
 
     deinit { tokens.deallocate() }
@@ -112,6 +127,15 @@ public final class StreamDecoder {
         return latest
     }
 
+    /// Mean number of applications of the shared block that tokens went through which came one by one; nil without an exit
+    /// rule or such tokens. Collective.
+    public func meanIterations() throws -> Double? {
+        guard exitPlan != nil else { return nil }
+        let count = try communicator.sum(Double(exits.tokens))
+        let sum = try communicator.sum(Double(exits.iterations))
+        return count > 0 ? sum / count : nil
+    }
+
     /// All tokens drawn so far, one list per sequence, on every rank. Collective; to be called at the end, since it
     /// completes what is under way.
     public func drawnTokens() throws -> [[Int32]] {
@@ -137,7 +161,10 @@ extension StreamDecoder: StageExecutor {
         for (number, link) in routing.edges.enumerated() where link.toStage == unit.stage {
             links[number + 1] = Variable(arrived(number + 1)!.tensor)
         }
-        let output = try StagePass(model: model, routing: routing, layers: stageLayers[unit.stage], pass: pass).run(
+        let exit = pass.time == 1 ? streams[index].exit : nil
+        let output = try StagePass(
+            model: model, routing: routing, layers: stageLayers[unit.stage], pass: pass, exit: exit
+        ).run(
             arrived(0).map { Flow(Variable($0.tensor), selection: $0.selection) }, links: links,
             carry: streams[index].carry,
             embed: {
@@ -146,8 +173,11 @@ extension StreamDecoder: StageExecutor {
                     model.embedding.forward($0.baseAddress!, pass)
                 }
             },
-            finish: { try draw(index, from: $0, pass) })
+            finish: { try draw(index, from: $0.activation, pass) })
         streams[index].carry.merge(output.carry) { $1 }
+        if let exit, let exitPlan, stageLayers[unit.stage].contains(exitPlan.recursion.layers.upperBound) {
+            exits = (exits.tokens + 1, exits.iterations + exit.iterations)
+        }
         for (edge, value) in output.links {
             leave(Parcel(value.value), edge: edge, toStage: routing.edges[edge - 1].toStage)
         }
@@ -158,6 +188,17 @@ extension StreamDecoder: StageExecutor {
         Pass(
             tape: Tape(context, isRecording: false), batch: 1, time: streams[stream].inputCount,
             positionOffset: streams[stream].position, samples: [UInt32(stream)], isTraining: false, isGenerating: true)
+    }
+
+    /// What the layers behind the shared block make of a state, without a trace.
+    private func logits(of state: Variable, stream: Int) -> Tensor {
+        let pass = pass(stream)
+        var flow = Flow(state)
+        for index in exitPlan!.recursion.layers.upperBound..<model.layerCount - 1 {
+            let layer = model.layers[index] as! any HiddenLayer
+            flow = layer.forward(flow, carry: streams[stream].carry[index] ?? [], pass).0
+        }
+        return model.head.logits(flow.activation, pass)
     }
 
     /// Adds the token that the head drew in the step before.
@@ -195,7 +236,7 @@ extension StreamDecoder: StageExecutor {
     }
 
     public func receiveBuffer(_ message: StageMessage) throws -> ReceiveBuffer {
-        let tensor = context.tensor(layout(message).shape, .messages)
+        let tensor = context.tensor(Shape(layout(message).shape.count + exitFloats(message)), .messages)
         messages[slot(message)] = tensor
         return ReceiveBuffer(
             UnsafeMutableRawBufferPointer(start: tensor.pointer, count: tensor.count * 4),
@@ -203,17 +244,40 @@ extension StreamDecoder: StageExecutor {
     }
 
     public func received(_ message: StageMessage, byteCount: Int) throws {
-        let buffer = messages.removeValue(forKey: slot(message))!
-        mailbox[slot(message)] = layout(message).parcel(buffer, byteCount: byteCount, context)
+        let (buffer, layout) = (messages.removeValue(forKey: slot(message))!, layout(message))
+        let count = exitFloats(message)
+        guard count > 0 else {
+            mailbox[slot(message)] = layout.parcel(buffer.reshaped(layout.shape), byteCount: byteCount, context)
+            return
+        }
+        let activation = context.tensor(layout.shape)
+        activation.copy(from: buffer.pointer, count: activation.count)
+        mailbox[slot(message)] = Parcel(activation)
+        streams[message.microBatch].exit!.unpack(buffer.pointer + activation.count)
     }
 
     public func sendBuffer(_ message: StageMessage) throws -> UnsafeRawBufferPointer {
-        let tensor = mailbox.removeValue(forKey: slot(message))!.packed(context)
+        var tensor = mailbox.removeValue(forKey: slot(message))!.packed(context)
+        let count = exitFloats(message)
+        if count > 0 {
+            let activation = tensor
+            tensor = context.tensor(Shape(activation.count + count), .messages)
+            tensor.copy(from: activation.pointer, count: activation.count)
+            streams[message.microBatch].exit!.pack(into: tensor.pointer + activation.count)
+        }
         messages[slot(message)] = tensor
         return UnsafeRawBufferPointer(start: tensor.pointer, count: tensor.count * 4)
     }
 
     public func sent(_ message: StageMessage) throws { messages.removeValue(forKey: slot(message)) }
+
+    /// Floats behind the activation that tell how far its token has come.
+    private func exitFloats(_ message: StageMessage) -> Int {
+        guard let exitPlan, message.edge == 0, streams[message.microBatch].inputCount == 1,
+            exitPlan.isWithin(stageLayers[message.toStage].lowerBound)
+        else { return 0 }
+        return exitPlan.floatCount
+    }
 
     private func slot(_ message: StageMessage) -> Slot { Slot(consumer: message.consumer, edge: message.edge) }
 

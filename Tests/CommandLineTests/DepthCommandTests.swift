@@ -102,6 +102,30 @@ import Testing
         #expect(missing.errorOutput.contains("nowhere"))
     }
 
+    @Test func tokensLeaveEarly() throws {
+        let space = try Workspace()
+        let layers = "{ recursion: { count: 3, early_exit: {} }, layers: [{ \(Self.block) }] }, { \(Self.block) }"
+        try space.write(
+            "exits.yaml",
+            Self.config(layers).replacing(
+                "task: parity, bits: 3, evaluation_examples: 24",
+                with: "format: characters, text: text.txt"
+            ).replacing("steps: 30", with: "steps: 2"))
+        let trained = try Self.run(space, ["exits.yaml", "checkpoint.directory=run"])
+        #expect(trained.errorOutput.contains(" exits "))
+        let evaluation = try Self.run(space, ["eval", "exits.yaml", "checkpoint.directory=run"]).output
+        #expect(evaluation.contains("lm_head exit_2_loss: "))
+        let generate = ["generate", "exits.yaml", "checkpoint.directory=run", "--tokens", "9", "--prompt", "the "]
+        let plain = try Self.run(space, generate)
+        #expect(!plain.errorOutput.contains("iterations"))
+        let whole = try Self.run(space, generate + ["--exit-threshold", "0", "--local-ranks", "3"])
+        #expect(whole.output == plain.output && whole.errorOutput.contains("iterations per token: mean 3.00"))
+        let sure = ["--exit", "confidence", "--exit-threshold", "0", "--exit-minimum", "2", "--exit-cache", "full"]
+        #expect(try Self.run(space, generate + sure).errorOutput.contains("iterations per token: mean 2.00"))
+        let wrong = try Self.run(space, generate + sure + ["--local-ranks", "2"], status: 2)
+        #expect(wrong.errorOutput.contains("generate.exit: criterion confidence asks the head"))
+    }
+
     @Test func studentsLearnFromTeachers() throws {
         let space = try Self.teacher()
         let shared = """

@@ -95,6 +95,12 @@ def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return losses[counted].sum() / counted.sum()
 
 
+def mean_divergence(teacher: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the targets that count of Σ q log(q / p), q = softmax(teacher), p = softmax(logits)."""
+    log_q, log_p = teacher.log_softmax(-1), logits.log_softmax(-1)
+    return (log_q.exp() * (log_q - log_p)).sum(-1)[targets >= 0].mean()
+
+
 # MARK: Second opinions on the cells, from their equations
 
 
@@ -169,6 +175,11 @@ def check() -> None:
 
     targets = torch.tensor([[1, -1, 3], [-1, 0, 2]])
     agree("loss", mean_loss(x[:2, :3], targets), F.cross_entropy(x[:2, :3].flatten(0, 1), targets.flatten(), ignore_index=-1))
+
+    teacher = normal(2, 3, 10)
+    kept = targets.flatten() >= 0
+    agree("divergence", mean_divergence(teacher, x[:2, :3], targets), F.kl_div(
+        x[:2, :3].flatten(0, 1)[kept].log_softmax(-1), teacher.flatten(0, 1)[kept].softmax(-1), reduction="batchmean"))
 
     for kind in ("rnn", "rnn_relu", "lstm", "gru"):
         for bidirectional in (False, True):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import routing
 from blocks import Block, Homes, linear_shapes, norm_shapes, normalised
-from functions import Parameters, linear, mean_loss
+from functions import Parameters, linear, mean_divergence, mean_loss
 from recursion import Recursion, Trace
 
 
@@ -104,11 +104,16 @@ class ReferenceModel:
             x = self._skipped(outputs, x)
             if isinstance(group, Block):
                 x, state, _ = group.forward(parameters, x)
+                trace.exits = [group.forward(parameters, exit)[0] for exit in trace.exits]
                 trace.carries |= {f"carry.{group.index}.{name}": tensor for name, tensor in state.items()}
             else:
                 x = group.forward(parameters, x, trace)
             outputs.append(x)
         x = self._skipped(outputs, x)
+        trace.exits = [self._projected(parameters, exit) for exit in trace.exits]
+        return self._projected(parameters, x)
+
+    def _projected(self, parameters: Parameters, x: Tensor) -> Tensor:
         x = normalised(parameters, self.final_norm, "model.norm", x, float(self.config.get("norm_epsilon", 1e-5)))
         head = {"lm_head.weight": parameters["model.embed_tokens.weight"]} | parameters
         return linear(head, "lm_head", x)
@@ -123,7 +128,22 @@ class ReferenceModel:
     def loss(self, parameters: Parameters, inputs: Tensor, targets: Tensor, trace: Trace | None = None) -> Tensor:
         """The objective: mean token loss and auxiliary terms."""
         trace = Trace() if trace is None else trace
-        return mean_loss(self.logits(parameters, inputs, trace), targets) + sum(trace.terms.values())
+        output = self.logits(parameters, inputs, trace)
+        return self.objective(output, targets, trace)
+
+    def objective(self, output: Tensor, targets: Tensor, trace: Trace) -> Tensor:
+        """Of a forward pass that has left `output` and `trace`, which gets the exits' terms."""
+        exits = [group for group in self.groups if isinstance(group, Recursion) and "early_exit" in group.config]
+        weights = exits[0].exit_weights if exits else [1]
+        if exits:
+            share = exits[0].config["early_exit"].get("distillation", 0)
+            teacher = trace.stop(output)
+            for r, (logits, weight) in enumerate(zip(trace.exits, weights), start=1):
+                trace.add(f"exit_{r}", weight * (1 - share) * mean_loss(logits, targets))
+                if share > 0:
+                    trace.add(
+                        f"exit_{r}_distillation", weight * share * mean_divergence(teacher, logits, targets))
+        return weights[-1] * mean_loss(output, targets) + sum(trace.terms.values())
 
     @property
     def kink_distance(self) -> float:

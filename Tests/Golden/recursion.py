@@ -27,6 +27,9 @@ Keys of a group's `recursion:` section, with their defaults:
 | `state` | like_init | initial state; zero (here) or a draw |
 | `state_deviation` | √(2 / 5D) | of like_init, before the factor √D |
 | `router` | none | see `routing.py` |
+| `early_exit.mode` | uniform with `early_exit` | factors a_r of the losses: uniform 1/R; weighted r / (R (R + 1) / 2); aggressive coefficient, and 1 for R |
+| `early_exit.coefficient` | 0.1 | of aggressive |
+| `early_exit.distillation` | 0 | l: before R, (1 - l) CE_r + l KL(p_R, p_r) in place of CE_r; p_R is a constant |
 
 Names: layer l of the unrolled list is `model.layers.{l}`; a shared tensor has the first use's name, and what a use
 has of its own (factors, norms) that use's. The group's own tensors stand at its first layer F: `step_embedding.weight`
@@ -56,6 +59,8 @@ class Trace:
     terms: dict[str, Tensor] = field(default_factory=dict)
     # Distance of the closest decision (selection, halting) from a tie.
     margin: float = math.inf
+    # States after the recursions before the last, where they have losses of their own, and what became of them since.
+    exits: list[Tensor] = field(default_factory=list)
     # Values behind a stop-gradient, in order. Differences of the loss agree with the gradient while they are held.
     stopped: list[Tensor] = field(default_factory=list)
     held: list[Tensor] | None = None
@@ -169,6 +174,15 @@ class Recursion:
             return 0.4 * normal / math.sqrt(self.width)
         return 0.3 * normal - 0.3 if parameter.endswith("halt.bias") else None
 
+    @property
+    def exit_weights(self) -> list[float]:
+        """Factor of the loss after each recursion."""
+        exits, count = self.config["early_exit"], self.count
+        mode = exits.get("mode", "uniform")
+        if mode == "aggressive":
+            return [exits.get("coefficient", 0.1)] * (count - 1) + [1]
+        return [1 / count if mode == "uniform" else r / (count * (count + 1) / 2) for r in range(1, count + 1)]
+
     def forward(self, parameters: Parameters, x: Tensor, trace: Trace) -> Tensor:
         """[B, T, D] after all recursions."""
         if "halting" in self.config:
@@ -177,6 +191,8 @@ class Recursion:
         if self.is_cycle:
             for r in range(self.count):
                 x = self._step(parameters, r, self._signalled(parameters, r, x), memories, trace)
+                if "early_exit" in self.config and r < self.count - 1:
+                    trace.exits.append(x)
         else:
             for j in range(len(self.entries)):
                 for r in range(self.count):

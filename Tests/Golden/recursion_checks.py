@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from functions import Parameters, rms_norm
+from functions import Parameters, mean_loss, rms_norm
 from model import ReferenceModel
 from recursion import Trace, timing_signal
 
@@ -19,6 +19,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def check() -> None:
     check_sharing()
     check_relaxation()
+    check_early_exits()
     check_expert_choice()
     check_token_choice()
     check_shared_keys()
@@ -116,6 +117,41 @@ def check_sharing() -> None:
             agree(f"{name}: gradient of {n}", gradient, sums[n])
     once, plain = model(recursive([ATTENTION, OTHER], count=1)), model(ATTENTION, OTHER)
     agree("R = 1", once.logits(drawn(once), inputs), plain.logits(drawn(plain), inputs))
+
+
+def check_early_exits() -> None:
+    """Exit r is the model cut at r; one recursion has the plain loss."""
+    inputs, targets = batch()
+
+    def exiting(count: int, **keys) -> ReferenceModel:
+        return model(ATTENTION, recursive([OTHER], count=count, early_exit=keys), ATTENTION, OTHER)
+
+    parameters = drawn(exiting(3))
+    cut = {
+        r: mean_loss(model(ATTENTION, *[OTHER] * r, ATTENTION, OTHER).logits(renamed(parameters, r), inputs), targets)
+        for r in (1, 2, 3)
+    }
+    for keys, weights in [
+        ({}, (1 / 3, 1 / 3, 1 / 3)), ({"mode": "weighted"}, (1 / 6, 2 / 6, 3 / 6)),
+        ({"mode": "aggressive", "coefficient": 0.2}, (0.2, 0.2, 1)),
+    ]:
+        loss = exiting(3, **keys).loss(parameters, inputs, targets)
+        agree(f"exits {keys}", loss, sum(weight * cut[r] for r, weight in zip((1, 2, 3), weights)))
+    once = exiting(1, mode="weighted", distillation=0.5)
+    agree("one exit", once.loss(drawn(once), inputs, targets), mean_loss(once.logits(drawn(once), inputs), targets))
+
+
+def renamed(parameters: Parameters, count: int) -> Parameters:
+    """Those of `check_early_exits` with `count` copies of layer 1; 4 and 5 follow it."""
+    result = {}
+    for name, value in parameters.items():
+        if not name.startswith("model.layers."):
+            result[name] = value
+            continue
+        layer, own = name.removeprefix("model.layers.").split(".", 1)
+        places = {"0": [0], "1": range(1, count + 1), "4": [count + 1], "5": [count + 2]}[layer]
+        result |= {f"model.layers.{place}.{own}": value for place in places}
+    return result
 
 
 def check_relaxation() -> None:

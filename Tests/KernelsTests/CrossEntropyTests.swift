@@ -30,6 +30,39 @@ import Testing
     }
 
     @Test(arguments: awkwardSizes)
+    func distilledLossesAndGradient(classes: Int) {
+        let rows = 6, scales: [Float] = [0.25, 2, 1, 0, 0.125, 3], share: Float = 0.3
+        let logits = randomFloats(rows * classes, seed: 1, scale: 8),
+            teacher = randomFloats(rows * classes, seed: 2, scale: 8)
+        let targets = (0..<rows).map { $0 == 2 ? -1 : Int32($0 * 37 % classes) }
+        var losses = zeros(rows), divergences = zeros(rows), gradient = logits
+        CrossEntropy.distilled(
+            &gradient, teacher: teacher, targets: targets, losses: &losses, divergences: &divergences, rows: rows,
+            classes: classes, share: share, scales: scales, threads: twoPool)
+        func logSoftmax(_ all: [Float], _ r: Int) -> [Double] {
+            let row = all[r * classes..<(r + 1) * classes].map(Double.init), top = row.max()!
+            let lse = top + log(row.reduce(0) { $0 + exp($1 - top) })
+            return row.map { $0 - lse }
+        }
+        for r in 0..<rows {
+            let got = gradient[r * classes..<(r + 1) * classes]
+            if targets[r] < 0 {
+                #expect(losses[r] == 0 && divergences[r] == 0 && got.allSatisfy { $0 == 0 })
+                continue
+            }
+            let (p, q) = (logSoftmax(logits, r), logSoftmax(teacher, r))
+            #expect(abs(Double(losses[r]) + p[Int(targets[r])]) < 1e-5)
+            let divergence = zip(p, q).reduce(0) { $0 + exp($1.1) * ($1.1 - $1.0) }
+            #expect(abs(Double(divergences[r]) - divergence) < 1e-5)
+            for (c, g) in got.enumerated() {
+                let goal = Double(1 - share) * (c == Int(targets[r]) ? 1 : 0) + Double(share) * exp(q[c])
+                let expected = Double(scales[r]) * (exp(p[c]) - goal)
+                #expect(abs(Double(g) - expected) < 4e-6 * max(0.25, Double(scales[r])))
+            }
+        }
+    }
+
+    @Test(arguments: awkwardSizes)
     func hitsAreArgMaxes(classes: Int) {
         let rows = 40
         // Few different values, so that many rows have several largest ones.

@@ -69,7 +69,7 @@ final class TinyModel {
         for layer in model.hidden { x = layer.forward(Flow(x), carry: [], pass).0.activation }
         let loss = targets.withUnsafeBufferPointer {
             let scales = [Float](repeating: 1 / Float(Self.batch * Self.time), count: Self.batch * Self.time)
-            return model.head.loss(x, targets: $0.baseAddress!, scales: scales, pass)
+            return model.head.losses(Flow(x), targets: $0.baseAddress!, scales: scales, pass)[0]
         }
         tape.inputGradients()
         tape.weightGradients()

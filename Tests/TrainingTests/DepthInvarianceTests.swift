@@ -98,7 +98,7 @@ import Training
         #expect(evaluations[0] == evaluations[1])
         let statistic = try #require(evaluations[0].statistics.first)
         #expect(statistic.layer == "model.layers.1" && statistic.term == "steps")
-        #expect(expected.contains(statistic.mean), "\(statistic.mean)")
+        #expect(expected.contains(statistic.value), "\(statistic.value)")
     }
 
     /// Twenty steps, and the same twenty with a change of ranks after ten.

@@ -129,6 +129,51 @@ import Training
         for (a, b) in zip(try losses(1), try losses(5)) { #expect(abs(a - b) < 1e-4 * a, "\(a), \(b)") }
     }
 
+    // MARK: Statistics
+
+    /// Signs of logits against capacities: with zero weights every logit is 0, which generation lets through.
+    @Test func evaluationTellsHowWellGenerationGuesses() throws {
+        let evaluations = try [1, 3].map { ranks in
+            try InProcessWorld.run(size: ranks) { communicator in
+                let fixture = Self.fixture("shared keys", ["micro_batches": "2"])
+                let session = try fixture.session(communicator)
+                for (_, parameter) in session.heldParameters where parameter.name.contains("router") {
+                    parameter.value.fill(0)
+                    parameter.valueChanged()
+                }
+                return try session.evaluate([fixture.tokens(step: 1)], isStream: false)
+            }[0]
+        }
+        #expect(evaluations[0] == evaluations[1])
+        // All 11 tokens go on, twice, and there is room for 7, then 3.
+        let statistics = evaluations[0].statistics
+        #expect(statistics.map(\.layer) == ["model.layers.1.mor_router", "model.layers.2.mor_router"])
+        #expect(statistics.map(\.term) == ["sampling_accuracy", "sampling_accuracy"])
+        #expect(statistics.map(\.value) == [7.0 / 11, 3.0 / 11])
+    }
+
+    /// With equal gates every token takes the first recursion.
+    @Test func evaluationTellsTheLoads() throws {
+        func statistics(_ model: String, ranks: Int) throws -> [String: Double] {
+            let evaluation = try InProcessWorld.run(size: ranks) { communicator in
+                let fixture = Self.fixture(model, ["micro_batches": "2"])
+                return try fixture.session(communicator).evaluate(
+                    [fixture.tokens(step: 1), fixture.tokens(step: 2)], isStream: false)
+            }[0]
+            return Dictionary(uniqueKeysWithValues: evaluation.statistics.map { ($0.term, $0.value) })
+        }
+        #expect(
+            try statistics("token, empty", ranks: 1) == [
+                "load_1": 1, "load_2": 0, "load_3": 0, "load_entropy": 0, "max_violation": 2,
+            ])
+        let some = try statistics("token", ranks: 1)
+        #expect(try statistics("token", ranks: 3) == some)
+        let loads = (1...3).map { some["load_\($0)"]! }
+        #expect(abs(loads.reduce(0, +) - 1) < 1e-12 && loads.max()! < 1)
+        #expect(abs(some["max_violation"]! - (3 * loads.max()! - 1)) < 1e-12)
+        #expect(some["load_entropy"]! > 0)
+    }
+
     // MARK: Limits
 
     /// What a router that stops no token leaves of a recursion, written out with skips.

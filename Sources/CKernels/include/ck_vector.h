@@ -105,6 +105,9 @@ void ck_log_sum_exp(float *out, const float *x, size_t rows, size_t n);
 /// loss[r] = log Σ e^x − x[target], in nats; 0 where target < 0. Unless scales is 0 the logits become
 /// (softmax − onehot)·scales[r], or 0 in ignored rows.
 void ck_cross_entropy(float *loss, float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n, const float *scales);
+/// loss[r] as above for p = softmax(logits); divergence[r] = Σ q log(q/p), q = softmax(teacher); 0 where target < 0. The logits
+/// become (p − (1 − share)·onehot − share·q)·scales[r], or 0 in ignored rows.
+void ck_distilled_cross_entropy(float *loss, float *divergence, float *logits, const float *teacher, size_t ld, const int32_t *targets, size_t rows, size_t n, float share, const float *scales);
 /// hits[r] = 1 where the target's logit is the largest of its row, the first of equals; 0 elsewhere and where target < 0.
 void ck_top_one(int32_t *hits, const float *logits, size_t ld, const int32_t *targets, size_t rows, size_t n);
 

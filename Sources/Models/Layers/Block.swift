@@ -14,6 +14,8 @@ public final class Block: HiddenLayer {
     public let mixer: any SequenceMixer
     /// Recompute this block in the backward pass, whatever the schedule does.
     public var isRematerialized = false
+    /// Whether it works for an exit: on what comes along a link of that port, not on the activation.
+    public let isExit: Bool
 
     private let inputWidth: Int
     private let keyValues: KeyValueUse
@@ -36,7 +38,10 @@ public final class Block: HiddenLayer {
     ]
     static let attentionName = "self_attn."
 
-    init(_ reader: ConfigurationReader, _ builder: LayerBuilder) throws(ConfigurationError) {
+    init(
+        _ reader: ConfigurationReader, _ builder: LayerBuilder, isExit: Bool = false
+    ) throws(ConfigurationError) {
+        self.isExit = isExit
         name = builder.prefix
         inputWidth = builder.inputWidth
         keyValues = builder.sharing?.keyValues ?? .own
@@ -105,7 +110,17 @@ public final class Block: HiddenLayer {
     }
 
     public func forward(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
-        lap?.forward(flow, carry: carry, pass, apply) ?? apply(flow, carry: carry, pass)
+        if isExit { return applyToExit(flow, carry: carry, pass) }
+        return lap?.forward(flow, carry: carry, pass, apply) ?? apply(flow, carry: carry, pass)
+    }
+
+    private func applyToExit(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {
+        // Generation follows one path only.
+        guard let state = flow.exits.first else { return (flow, carry) }
+        let (result, carryOut) = apply(Flow(state), carry: carry, pass)
+        var flow = flow
+        flow.leaving[.exit] = result.activation
+        return (flow, carryOut)
     }
 
     private func apply(_ flow: Flow, carry: Carry, _ pass: Pass) -> (Flow, Carry) {

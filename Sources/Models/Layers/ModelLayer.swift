@@ -27,6 +27,8 @@ public protocol ModelLayer: AnyObject {
     var auxiliaryTerms: [String] { get }
     /// Names of what the layer tells of itself in evaluation.
     var statisticTerms: [String] { get }
+    /// What else follows from these, given their means over an evaluation.
+    func derivedStatistics(_ means: [Double]) -> [(term: String, value: Double)]
     /// Whether its output stands for some of the tokens only, which a selection names.
     var routesTokens: Bool { get }
     /// Rows of each sequence in the output for `time` tokens, on average, for estimates.
@@ -44,6 +46,7 @@ extension ModelLayer {
     public var isForwardOnly: Bool { false }
     public var auxiliaryTerms: [String] { [] }
     public var statisticTerms: [String] { [] }
+    public func derivedStatistics(_ means: [Double]) -> [(term: String, value: Double)] { [] }
     public var routesTokens: Bool { false }
     public func outputTime(_ time: Int) -> Int { time }
     public func largestOutputTime(in pass: Pass) -> Int { pass.time }

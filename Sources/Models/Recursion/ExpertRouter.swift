@@ -8,6 +8,7 @@ import Tensors
 /// `H[sel] += g[sel] X`, `z = router(H[sel])`, `g = α gate(z)`; the next recursion gets `H` at the `⌊c T⌋` largest `z` of
 /// each sequence, ties to the earlier token. Terms: `router = coefficient · mean BCE(z, chosen)`,
 /// `router_z = z_loss · mean z²`. A causal pass takes the tokens whose logit is not negative.
+/// Statistic `sampling_accuracy`: share of the candidates that generation would treat as the capacity does.
 /// Source: arXiv 2507.10524, expert choice. Names: `mor_router` and `mlp_router` (`RouterNetwork`).
 final class ExpertRouter: HiddenLayer {
     let name: String
@@ -38,11 +39,11 @@ final class ExpertRouter: HiddenLayer {
         let candidates = flow.selection?.rows ?? Array(0..<Int32(pass.rows))
         let state = recursion == 0 ? flow.activation : merged(flow, candidates, tape)
         guard let scores else { return (Flow(state), []) }
-        // Rows that fill up show the router any token; it does not choose them.
+        // Rows that fill up show the router any token.
         let places = candidates.map { max($0, 0) }
         let seen = flow.selection == nil ? state : tape.gathered(state, rows: places)
         let z = scores(seen, rows: places, pass)
-        let isChosen = zip(choice(z, seen, pass), candidates).map { $0 && $1 >= 0 }
+        let isChosen = choice(z, seen, candidates, pass)
         var result = Flow(state)
         if !budget.isWhole {
             let selection = TokenSelection(candidates, where: isChosen, batch: pass.batch)
@@ -71,24 +72,37 @@ final class ExpertRouter: HiddenLayer {
         return tape.scatteredSum(flow.arriving[.residual]!, adding: flow.activation, weight: weight, rows: rows)
     }
 
-    /// Which candidates go on.
-    private func choice(_ z: Variable, _ seen: Variable, _ pass: Pass) -> [Bool] {
-        let count = z.value.count
-        if budget.isWhole { return Array(repeating: true, count: count) }
-        if pass.routesCausally {
-            // Draws are uniform: the same part of those that came so far goes on as in training.
-            let threshold = settings.isRandom ? Float(1 - budget.share / shareBefore) : 0
-            let guess = auxiliary.map { $0(seen, pass.tape) } ?? z
-            return guess.value.array.map { $0 >= threshold }
-        }
-        var isChosen = [Bool](repeating: false, count: count)
-        let length = count / pass.batch
-        let kept = min(length, budget.count(in: pass))
-        for first in stride(from: 0, to: count, by: length) {
-            let logits = UnsafeBufferPointer(start: UnsafePointer(z.value.pointer + first), count: length)
-            for i in TopK.select(logits, count: kept) { isChosen[first + Int(i)] = true }
+    /// Which candidates go on; those below 0 fill up their sequence.
+    private func choice(_ z: Variable, _ seen: Variable, _ candidates: [Int32], _ pass: Pass) -> [Bool] {
+        let isToken = candidates.map { $0 >= 0 }
+        if budget.isWhole { return isToken }
+        if pass.routesCausally, pass.statistics == nil { return zip(guesses(z, seen, pass), isToken).map { $0 && $1 } }
+        let ranked = ranked(z, isToken, pass)
+        guard let statistics = pass.statistics else { return ranked }
+        let guesses = zip(guesses(z, seen, pass), isToken).map { $0 && $1 }
+        let right = zip(guesses, ranked).count { $0 == $1 } - isToken.count { !$0 }
+        statistics.report(sum: Double(right), count: isToken.count { $0 }, "sampling_accuracy", of: name)
+        return pass.routesCausally ? guesses : ranked
+    }
+
+    /// The candidates with the largest logits, as many of each sequence as the capacity has room for.
+    private func ranked(_ z: Variable, _ isToken: [Bool], _ pass: Pass) -> [Bool] {
+        var isChosen = [Bool](repeating: false, count: isToken.count)
+        let length = isToken.count / pass.batch
+        for first in stride(from: 0, to: isToken.count, by: max(1, length)) {
+            let count = isToken[first..<first + length].count { $0 }
+            let logits = UnsafeBufferPointer(start: UnsafePointer(z.value.pointer + first), count: count)
+            for i in TopK.select(logits, count: min(count, budget.count(in: pass))) { isChosen[first + Int(i)] = true }
         }
         return isChosen
+    }
+
+    /// Which candidates go on where later ones are not known.
+    private func guesses(_ z: Variable, _ seen: Variable, _ pass: Pass) -> [Bool] {
+        // Draws are uniform: the same part of those that came so far goes on as in training.
+        let threshold = settings.isRandom ? Float(1 - budget.share / shareBefore) : 0
+        let guess = auxiliary.map { $0(seen, pass.tape) } ?? z
+        return guess.value.array.map { $0 >= threshold }
     }
 
     private func report(_ z: Variable, _ seen: Variable, _ isChosen: [Bool], _ pass: Pass) {
@@ -111,6 +125,7 @@ final class ExpertRouter: HiddenLayer {
         scores == nil ? [] : (settings.coefficient > 0 ? ["router"] : []) + (settings.zLoss > 0 ? ["router_z"] : [])
     }
 
+    var statisticTerms: [String] { routesTokens ? ["sampling_accuracy"] : [] }
     var chunkingObstacle: String? { "a router of type expert compares the tokens of a whole sequence" }
     var routesTokens: Bool { scores != nil && !budget.isWhole }
     func outputTime(_ time: Int) -> Int { scores == nil ? time : budget.expected(of: time) }

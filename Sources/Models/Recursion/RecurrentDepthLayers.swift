@@ -143,7 +143,11 @@ extension LayerStack {
         nextName = firstName + block.count
         recursions.append(
             Recursion(
-                layers: first..<nextIndex, count: depth.maximum, blockLength: 1 + block.count, sharing: .cycle))
+                layers: first..<nextIndex, count: depth.maximum, blockLength: 1 + block.count, sharing: .cycle,
+                generated: Set(
+                    (0..<depth.maximum).filter {
+                        DepthLap(depth: depth, index: $0, stream: stream).runs(of: depth.mean)
+                    })))
         if depth.hasFinalNorm, finalNorm != .none {
             append(StateNormLayer(finalNorm, builder("model", sharing: .all(isFirst: !usesFinalNorm))))
             usesFinalNorm = true

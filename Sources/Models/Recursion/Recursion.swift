@@ -11,6 +11,11 @@ public struct Recursion: Sendable {
     public let sharing: RecursionSharing
     /// Factor on the low-rank corrections; nil without relaxation.
     public var lowRankScale: Float?
+    /// The applications that generation runs; nil: all.
+    var generated: Set<Int>?
+
+    /// Whether generation runs an application, counted from 0.
+    public func isGenerated(_ application: Int) -> Bool { generated?.contains(application) ?? true }
 }
 
 /// Which layer of a shared block each application uses (arXiv 2507.10524, table of sharing strategies). The middle
@@ -47,6 +52,7 @@ public enum RecursionSharing: String, CaseIterable, Sendable {
 /// - `signals` (`StepSignals`), `halting` (`AdaptiveHalting`): a Universal Transformer; `cycle` only.
 /// - `share_key_values` (false): attention of later recursions has queries only and attends to the keys and values of the
 ///   first one.
+/// - `early_exit`: a loss at the end of every recursion (`EarlyExit`); needs `sharing: cycle`.
 /// - `router`: lets only some tokens through each application (`RouterSettings`); needs `sharing: cycle`.
 ///
 /// Names follow arXiv 2507.10524's code: `model.layers.{l}` with `l` the first application in the unrolled model; what an
@@ -61,6 +67,7 @@ struct RecursionSettings {
     let signals: ConfigurationReader?
     let halting: AdaptiveHalting?
     let sharesKeyValues: Bool
+    let earlyExit: EarlyExit?
     let router: RouterSettings?
 
     init(_ reader: ConfigurationReader) throws(ConfigurationError) {
@@ -70,8 +77,13 @@ struct RecursionSettings {
         relaxation = reader.has("relaxation") ? try Relaxation(try reader.section("relaxation")) : nil
         signals = reader.has("signals") ? try reader.section("signals") : nil
         halting = reader.has("halting") ? try AdaptiveHalting(try reader.section("halting")) : nil
-        for key in ["signals", "halting"] where reader.has(key) && sharing != .cycle {
-            throw reader.error(key, "it acts before every application of the whole block; use sharing: cycle")
+        earlyExit =
+            reader.has("early_exit") ? try EarlyExit(try reader.section("early_exit"), count: count) : nil
+        for key in ["halting", "router"] where earlyExit != nil && reader.has(key) {
+            throw reader.error(key, "decides by itself how far a token goes; remove it or early_exit")
+        }
+        for key in ["signals", "halting", "early_exit"] where reader.has(key) && sharing != .cycle {
+            throw reader.error(key, "it acts between applications of the whole block; use sharing: cycle")
         }
         sharesKeyValues = try reader.bool("share_key_values", default: false)
         guard reader.has("router") else {

@@ -1,4 +1,5 @@
 import Autograd
+import Glibc
 import Tensors
 
 /// Before the first recursion of a routed group, chooses for every token the last one that it goes through; before the
@@ -7,7 +8,9 @@ import Tensors
 /// With `H` the state that enters, `X` the block's output so far: `z = router(H)`, `g = α gate(z)`, `i = argmax_j g_j` (plus
 /// the bias, without balance loss), ties to the smaller; a token's result is `H + g_i X` after recursion `i`, or with
 /// `gate_at: every` the block's output is multiplied by `g_r` in every recursion `r`. Terms: `balance = coefficient ·
-/// Σ_j P_j f_j` (mean gate times share of tokens times `R`), `router_z = z_loss · mean (log Σ e^z)²`.
+/// Σ_j P_j f_j` (mean gate times share of tokens times `R`), `router_z = z_loss · mean (log Σ e^z)²`. Statistics `load_1` …
+/// `load_R`, shares of the tokens by last recursion; of these `load_entropy` in nats and `max_violation`, by how much of the mean
+/// the largest exceeds it.
 /// Source: arXiv 2507.10524, token choice. Names: `mor_router` (`RouterNetwork`), `router_bias [R]`.
 final class TokenRouter: HiddenLayer {
     let name: String
@@ -59,6 +62,12 @@ final class TokenRouter: HiddenLayer {
         result.leaving[.residual] = x
         result.leaving[.gates] = tape.concatenateColumns(gates, Variable(choice))
         if !isWarmingUp { countLoads(last, pass) }
+        if let statistics = pass.statistics {
+            for (j, term) in statisticTerms.enumerated() {
+                let load = last.reduce(0) { $0 + ($1 == j ? 1 : 0) }
+                statistics.report(sum: Double(load), count: last.count, term, of: name)
+            }
+        }
         if let losses = pass.auxiliary {
             if settings.coefficient > 0, !isWarmingUp {
                 let value = tape.balanceLoss(
@@ -142,6 +151,16 @@ final class TokenRouter: HiddenLayer {
 
     var auxiliaryTerms: [String] {
         scores == nil ? [] : (settings.coefficient > 0 ? ["balance"] : []) + (settings.zLoss > 0 ? ["router_z"] : [])
+    }
+
+    var statisticTerms: [String] { scores == nil ? [] : (1...count).map { "load_\($0)" } }
+
+    func derivedStatistics(_ loads: [Double]) -> [(term: String, value: Double)] {
+        guard let largest = loads.max() else { return [] }
+        return [
+            ("load_entropy", -loads.reduce(0) { $0 + ($1 > 0 ? $1 * log($1) : 0) }),
+            ("max_violation", largest * Double(count) - 1),
+        ]
     }
 
     var chunkingObstacle: String? { "a router of type token fills up sequences where others have more tokens left" }

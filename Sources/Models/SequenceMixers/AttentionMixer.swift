@@ -17,7 +17,7 @@ public final class AttentionMixer: SequenceMixer {
     let headCount: Int
     let keyValueHeadCount: Int
     let headSize: Int
-    let window: Int?
+    package let window: Int?
     private let rotary: RotaryTable?
     public let outputWidth: Int
     public let chunkingObstacle: String? = nil
@@ -162,6 +162,9 @@ public final class AttentionMixer: SequenceMixer {
     public var savedPerToken: Int {
         2 * (headCount + (key == nil ? 0 : cachedHeadCount)) * headSize + headCount
     }
+
+    /// Of the keys, and of the values, that a position adds to the carry; nil in an application that has none of its own.
+    package var entryShape: Shape? { key == nil ? nil : Shape(1, 1, cachedHeadCount, headSize) }
 
     /// Floats per position of the keys, and of the values, that other applications may share.
     var sharedWidth: Int { cachedHeadCount * headSize }

@@ -137,6 +137,8 @@ public struct RunConfiguration: Sendable {
         /// Independent texts, made at the same time; as many as ranks keep all of them busy.
         public var samples: Int
         public var sampling: SamplingOptions
+        /// `exit`: when tokens leave out applications of a shared block; nil: never.
+        public var exit: ExitRule?
 
         /// What `seqtrain generate` does when neither file nor command line says anything.
         public static let standard = GenerateSection(
@@ -273,6 +275,19 @@ extension RunConfiguration.GenerateSection {
             topK: try reader.optionalInt("top_k", in: 1...Int.max),
             topP: try reader.optionalDouble("top_p", in: 0...1),
             seed: UInt64(try reader.int("seed", default: 1, in: 0...Int.max)))
+        exit = reader.has("exit") ? try ExitRule(try reader.section("exit")) : nil
+    }
+}
+
+extension ExitRule {
+    /// Keys of `exit:` in `generate:` `criterion` (`latent_change`), `threshold` (the criterion's), `cache` (`latest` |
+    /// `full`), `minimum` (1).
+    init(_ reader: ConfigurationReader) throws(ConfigurationError) {
+        self.init(
+            try reader.choice("criterion", default: .latentChange),
+            threshold: try reader.optionalDouble("threshold", in: 0...1e9),
+            cache: try reader.choice("cache", default: .latest),
+            minimum: try reader.int("minimum", default: 1, in: 1...1_000_000))
     }
 }
 

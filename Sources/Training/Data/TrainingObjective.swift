@@ -120,6 +120,9 @@ extension TrainingObjective {
         if case .task = source, hasMask {
             throw train.error("objective", "a task has targets of its own; remove the key, or train on text")
         }
+        if case .prefix = self, model.head.lossTerms.count > 1 {
+            throw train.error("objective", "a loss at every exit has no prefix of its own; remove recursion.early_exit")
+        }
         for layer in model.layers where layer.lookahead != .none {
             if let problem = problem(layer.lookahead, source) {
                 throw modelReader.error("layers", "layer '\(layer.name)' \(problem)")

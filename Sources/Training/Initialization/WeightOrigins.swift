@@ -49,7 +49,7 @@ struct WeightOrigins {
         self.configuration = configuration
         self.names = Set(names)
         path = configuration.checkpoint
-        blocks = model.hidden.compactMap { $0 as? Block }
+        blocks = model.hidden.compactMap { $0 as? Block }.filter { !$0.isExit }
         partners = blocks.indices.map { [$0] }
         for (ordinal, block) in blocks.enumerated() {
             for use in block.uses {
@@ -167,7 +167,7 @@ struct WeightOrigins {
     private func ordinals(of recursion: Recursion) -> [Int] {
         var ordinal = -1
         return model.hidden.indices.compactMap { index in
-            guard model.hidden[index] is Block else { return nil }
+            guard let block = model.hidden[index] as? Block, !block.isExit else { return nil }
             ordinal += 1
             return recursion.layers.contains(index + 1) ? ordinal : nil
         }

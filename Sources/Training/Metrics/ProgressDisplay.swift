@@ -5,6 +5,8 @@ public struct ProgressReport: Sendable {
     public var step, stepCount: Int
     /// Nats per token.
     public var loss: Double
+    /// What the objective has beside it, by term.
+    public var auxiliary: [String: Double] = [:]
     public var validationLoss: Double?
     /// Share of counted tokens that are predicted right.
     public var validationAccuracy: Double?
@@ -14,6 +16,14 @@ public struct ProgressReport: Sendable {
     /// Share of the step that ranks spent waiting, mean over ranks.
     public var bubble: Double
     public var secondsLeft: Double
+
+    /// The auxiliary terms in order, those of exits in one.
+    fileprivate var shortTerms: [(term: String, value: Double)] {
+        let short = auxiliary.map { ($0.key.hasPrefix("exit_") ? "exits" : $0.key, $0.value) }
+        return Dictionary(grouping: short, by: \.0).sorted { $0.key < $1.key }.map { term, entries in
+            (term, entries.map(\.1).sorted().reduce(0, +))
+        }
+    }
 }
 
 /// One live line on a terminal; a plain line per interval elsewhere (log files, pipes).
@@ -41,6 +51,7 @@ public final class ProgressDisplay {
             line += " [" + String(repeating: "=", count: filled) + String(repeating: " ", count: 20 - filled) + "]"
         }
         line += String(format: "  loss %.4f", report.loss)
+        for (term, value) in report.shortTerms { line += String(format: "  %@ %.3g", term, value) }
         if let validation = report.validationLoss { line += String(format: "  valid %.4f", validation) }
         if let accuracy = report.validationAccuracy { line += String(format: "  right %.2f %%", 100 * accuracy) }
         line += String(

@@ -235,7 +235,7 @@ public final class Job {
 
     public func generate(
         checkpoint: String?, _ request: RunConfiguration.GenerateSection, onText: (String) -> Void
-    ) throws -> [String] {
+    ) throws -> TextGenerator.Result {
         let (session, data) = try open()
         try requireCausal(session.model)
         _ = try loadCheckpoint(checkpoint, session, data)

@@ -80,7 +80,8 @@ enum LayerProfile {
                     batch: rows)
             }
             for link in model.links where link.to == index && link.port != .sum {
-                input!.arriving[link.port] = random(rows * time, link.width)
+                let arrived = random(rows * time, link.width)
+                if link.port == .exit { input!.exits.append(arrived) } else { input!.arriving[link.port] = arrived }
             }
         }
 
@@ -114,7 +115,7 @@ enum LayerProfile {
                 outputs = [flow.activation] + flow.leaving.values
             case let head as HeadLayer:
                 let scales = [Float](repeating: 1, count: pass.rows)
-                _ = head.loss(input!.activation, targets: ids.baseAddress!, scales: scales, pass)
+                _ = head.losses(input!, targets: ids.baseAddress!, scales: scales, pass)
             default: fatalError("LayerProfile: layer \(layer.name) has no way to run")
             }
         }
@@ -125,8 +126,8 @@ enum LayerProfile {
         let inputGradientEnd = ContinuousClock.now
         tape.weightGradients()
         // Gradients of the inputs are of no use, and would be added to in the next run.
-        for variable in [input?.activation].compactMap({ $0 }) + (input?.arriving.values.map { $0 } ?? []) {
-            _ = variable.takeGradient()
+        if let input {
+            for variable in [input.activation] + input.exits + input.arriving.values { _ = variable.takeGradient() }
         }
         return LayerTiming(
             forward: (forwardEnd - start).seconds, inputGradient: (inputGradientEnd - forwardEnd).seconds,

@@ -174,7 +174,8 @@ public struct Layout: Sendable {
         }
         // What waits on the home rank for the end of the last recursion stays there.
         let waits = model.links.contains {
-            $0.port != .sum && recursion.layers.contains($0.from) && $0.to >= recursion.layers.upperBound
+            ![.sum, .exit].contains($0.port) && recursion.layers.contains($0.from)
+                && $0.to >= recursion.layers.upperBound
         }
         return try RingPartition(
             times: unit.timings.map(\.total), block: recursion.layers, lapCount: recursion.count, rankCount: rankCount,

@@ -44,10 +44,12 @@ public final class Session {
 
     /// What came of one training step; the same on every rank but for the timings.
     public struct StepResult: Sendable {
-        /// Cross-entropy, in nats per counted token.
+        /// Cross-entropy, in nats per counted token; with exits the last one's.
         public var loss: Double
-        /// What else the gradients are of, by term: means over micro-batches, summed over layers in order; `masked_token`
-        /// the weighted mean over the targets of a prefix.
+        /// Factor of the loss among what is minimised.
+        public var lossWeight: Double
+        /// What else the gradients are of, by term, factors included: means over micro-batches, summed over layers in
+        /// order; of exits means over counted tokens; `masked_token` the mean over the targets of a prefix.
         public var auxiliary: [String: Double]
         /// Global norm before clipping.
         public var gradientNorm: Double
@@ -60,7 +62,9 @@ public final class Session {
         public var stopRequested: Bool
 
         /// What is minimised: the loss and all that is added to it.
-        public var objective: Double { auxiliary.sorted { $0.key < $1.key }.reduce(loss) { $0 + $1.value } }
+        public var objective: Double {
+            auxiliary.sorted { $0.key < $1.key }.reduce(lossWeight * loss) { $0 + $1.value }
+        }
     }
 
     /// What came of an evaluation; the same on every rank.
@@ -96,12 +100,12 @@ public final class Session {
         }
     }
 
-    /// One of the model's statistics.
+    /// One of the model's statistics, or what follows from some.
     public struct Statistic: Sendable, Equatable {
         /// Canonical prefix of the layer.
         public var layer: String
         public var term: String
-        public var mean: Double
+        public var value: Double
     }
 
     /// Collective: every rank passes the same configuration and model.
@@ -189,7 +193,8 @@ public final class Session {
         let tokenCount = max(1, batch.targetCount)
         var gradients: [Int: TensorPiece] = [:]
         var result = StepResult(
-            loss: .nan, auxiliary: [:], gradientNorm: .nan, seconds: 0, timing: StepTiming(), tokenCount: tokenCount,
+            loss: .nan, lossWeight: model.head.lossTerms[0].weight, auxiliary: [:], gradientNorm: .nan, seconds: 0,
+            timing: StepTiming(), tokenCount: tokenCount,
             stopRequested: false)
         runtime.onReduceReplicas = { [self] stage in
             try exchange!.startSums(plan.stageLayers[stage].flatMap { model.layers[$0].uses }.filter(\.hasGradient))
@@ -200,7 +205,10 @@ public final class Session {
         }
         runtime.onStep = { [self] in
             let sums = try globalSums(gradients, stopRequested: stopRequested)
-            result.loss = sums.loss / Double(tokenCount)
+            result.loss = sums.losses[0] / Double(tokenCount)
+            for (term, sum) in zip(model.head.lossTerms, sums.losses).dropFirst() {
+                result.auxiliary[term.name] = term.weight * sum / Double(tokenCount)
+            }
             if let prefix = batch.prefix {
                 result.auxiliary["masked_token"] =
                     prefix.weight * sums.prefixLoss / Double(max(1, batch.prefixTargetCount))
@@ -255,7 +263,7 @@ public final class Session {
             runtime.begin(
                 batch: batch, cut: cut, step: 0, isTraining: false, routesCausally: run.eval.routing == .causal)
             scheduleBytesSent += try evaluator.run(runtime).bytesSent
-            result.loss += runtime.lossTotal ?? 0
+            result.loss += runtime.lossTotals[0]
             result.add(hitCounts: runtime.hitCounts, targetCounts: batch.targetCounts)
             for (index, sum) in runtime.statisticTotals.enumerated() { sums[index] += sum }
             runtime.finish()
@@ -270,9 +278,17 @@ public final class Session {
 
     /// Collective.
     private func means(_ sums: [LayerStatistics.Sum]) throws -> [Statistic] {
-        try zip(model.statisticTerms, sums).map { key, sum in
+        let means = try sums.map { sum in
             let (total, count) = (try communicator.sum(sum.total), try communicator.sum(Double(sum.count)))
-            return Statistic(layer: key.layer, term: key.term, mean: total / max(1, count))
+            return total / max(1, count)
+        }
+        var next = 0
+        return model.layers.flatMap { layer in
+            let own = Array(means[next..<next + layer.statisticTerms.count])
+            next += own.count
+            return (zip(layer.statisticTerms, own) + layer.derivedStatistics(own)).map {
+                Statistic(layer: layer.name, term: $0, value: $1)
+            }
         }
     }
 
@@ -280,19 +296,21 @@ public final class Session {
     /// the same for any number of ranks in a pipeline; the norm adds parameters in canonical order.
     private func globalSums(
         _ gradients: [Int: TensorPiece], stopRequested: Bool
-    ) throws -> (squares: [Double], loss: Double, prefixLoss: Double, stopRequests: Double, auxiliary: [Double]) {
+    ) throws -> (squares: [Double], losses: [Double], prefixLoss: Double, stopRequests: Double, auxiliary: [Double]) {
         let count = model.registry.parameters.count
-        var values = [Double](repeating: 0, count: count + 3) + runtime.auxiliaryTotals
+        let losses = runtime.lossTotals
+        var values =
+            [Double](repeating: 0, count: count) + [stopRequested ? 1 : 0, runtime.prefixLossTotal] + losses
+            + runtime.auxiliaryTotals
         for (index, gradient) in gradients
         where tied.owner(index) == pipeline.rank && model.registry.parameters[index].hasGradient {
             values[index] = Reductions.sumOfSquares(gradient.pointer, count: gradient.count, threads: context.threads)
         }
-        values[count] = runtime.lossTotal ?? 0
-        values[count + 1] = runtime.prefixLossTotal ?? 0
-        values[count + 2] = stopRequested ? 1 : 0
         try values.withUnsafeMutableBufferPointer { try communicator.sum($0) }
+        let afterLosses = count + 2 + losses.count
         return (
-            Array(values[..<count]), values[count], values[count + 1], values[count + 2], Array(values[(count + 3)...])
+            Array(values[..<count]), Array(values[count + 2..<afterLosses]), values[count + 1], values[count],
+            Array(values[afterLosses...])
         )
     }
 

@@ -95,7 +95,7 @@ public final class TrainingLoop {
         outcome.steps = step
         outcome.checkpoint = lastCheckpoint
         if let request = run.generate {
-            outcome.samples = try TextGenerator(session: session, data: data).generate(request)
+            outcome.samples = try TextGenerator(session: session, data: data).generate(request).texts
         }
         return outcome
     }
@@ -135,7 +135,8 @@ public final class TrainingLoop {
         let bubble = window.bubble
         display.show(
             ProgressReport(
-                step: step, stepCount: run.train.steps, loss: result.loss, validationLoss: validation?.meanLoss,
+                step: step, stepCount: run.train.steps, loss: result.loss, auxiliary: result.auxiliary,
+                validationLoss: validation?.meanLoss,
                 validationAccuracy: validation?.accuracy,
                 learningRate: rate, gradientNorm: result.gradientNorm, tokensPerSecond: tokensPerSecond,
                 bubble: bubble, secondsLeft: Double(run.train.steps - step) * window.seconds / Double(window.steps)),
@@ -153,7 +154,7 @@ public final class TrainingLoop {
             fields.append(.init("validation_loss", .double(validation.meanLoss)))
             fields.append(.init("validation_accuracy", .double(validation.accuracy)))
             fields.append(.init("validation_sequence_accuracy", .double(validation.sequenceAccuracy)))
-            fields += validation.statistics.map { .init("\($0.layer).\($0.term)", .double($0.mean)) }
+            fields += validation.statistics.map { .init("\($0.layer).\($0.term)", .double($0.value)) }
         }
         try metrics?.append(fields)
     }

@@ -87,7 +87,8 @@ struct UnitEstimate {
         }
         activationBytes = layers.enumerated().map { index, layer in
             // A single block of logits waits for the weight gradient.
-            let logits = index == layers.count - 1 && headRows == tokens ? model.vocabularySize : 0
+            let logits =
+                index == layers.count - 1 && headRows == tokens ? model.vocabularySize * model.head.exitCount : 0
             let arriving = model.links.indices.filter { model.links[$0].to == index }.reduce(0) { $0 + linkBytes[$1] }
             // What earlier chunks carried in lies beside its gradient.
             let past = cut.chunkCount > 1 ? 2 * rows * layer.growingCarry(positions: cut.time) : 0
@@ -99,7 +100,8 @@ struct UnitEstimate {
         }
         temporaryBytes = layers.enumerated().map { index, layer in
             let isHead = index == layers.count - 1
-            let work = max(layer.savedPerToken * tokens, isHead ? headRows * model.vocabularySize : 0)
+            let logits = isHead ? headRows * model.vocabularySize * (model.head.hasTeacher ? 2 : 1) : 0
+            let work = max(layer.savedPerToken * tokens, logits)
             let messageWidth = max(inputWidths[index], isHead ? 0 : layer.outputWidth)
             return 4 * (work + 4 * messageWidth * tokens)
         }

@@ -25,7 +25,7 @@ struct Evaluate: ParsableCommand {
             guard job.communicator.rank == 0 else { return }
             print(result.line(split, step: step))
             for statistic in result.statistics {
-                print(String(format: "%@ %@: mean %.4f", statistic.layer, statistic.term, statistic.mean))
+                print(String(format: "%@ %@: %.4f", statistic.layer, statistic.term, statistic.value))
             }
         }
     }

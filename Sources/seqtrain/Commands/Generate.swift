@@ -1,6 +1,7 @@
 import ArgumentParser
 import Communication
 import Foundation
+import Pipeline
 import Training
 
 struct Generate: ParsableCommand {
@@ -22,12 +23,25 @@ struct Generate: ParsableCommand {
     var topP: Double?
     @Option(help: "Seed of the draws.")
     var seed: UInt64?
+    @Option(
+        help:
+            "When tokens leave a shared block early: \(ExitRule.Criterion.allCases.map(\.rawValue).joined(separator: ", "))."
+    )
+    var exit: ExitRule.Criterion?
+    @Option(help: "Threshold of the criterion; default: generate.exit.threshold, or the criterion's.")
+    var exitThreshold: Double?
+    @Option(help: "What later tokens find of one that left: latest keys and values of the layer, or full (none).")
+    var exitCache: ExitRule.Cache?
+    @Option(help: "Applications of the shared block that every token goes through.")
+    var exitMinimum: Int?
 
     func validate() throws {
         if let tokens, tokens < 1 { throw ValidationError("--tokens needs at least 1") }
         if let samples, samples < 1 { throw ValidationError("--samples needs at least 1") }
         if let temperature, !(temperature >= 0) { throw ValidationError("--temperature cannot be negative") }
         if let topK, topK < 1 { throw ValidationError("--top-k needs at least 1") }
+        if let exitThreshold, !(exitThreshold >= 0) { throw ValidationError("--exit-threshold cannot be negative") }
+        if let exitMinimum, exitMinimum < 1 { throw ValidationError("--exit-minimum needs at least 1") }
         if let topP, !(topP > 0 && topP <= 1) { throw ValidationError("--top-p lies in (0, 1]") }
     }
 
@@ -42,14 +56,34 @@ struct Generate: ParsableCommand {
             if let topK = options.topK { request.sampling.topK = topK }
             if let topP = options.topP { request.sampling.topP = topP }
             if let seed = options.seed { request.sampling.seed = seed }
+            request.exit = options.exitRule(request.exit)
             // Several texts come whole, each with its prompt.
             if job.communicator.rank == 0, request.samples == 1 {
                 FileHandle.standardOutput.write(Data(request.prompt.utf8))
             }
-            _ = try job.generate(checkpoint: options.checkpoint, request) { text in
+            let result = try job.generate(checkpoint: options.checkpoint, request) { text in
                 FileHandle.standardOutput.write(Data(text.utf8))
             }
-            if job.communicator.rank == 0 { print() }
+            guard job.communicator.rank == 0 else { return }
+            print()
+            if let mean = result.meanIterations {
+                ProgressDisplay.standardError(String(format: "iterations per token: mean %.2f\n", mean))
+            }
         }
     }
+
+    /// The configuration's rule with what the command line says of it.
+    private func exitRule(_ configured: ExitRule?) -> ExitRule? {
+        let isAsked = exit != nil || exitThreshold != nil || exitCache != nil || exitMinimum != nil
+        guard isAsked || configured != nil else { return nil }
+        var rule = configured ?? ExitRule(exit ?? .latentChange)
+        if let exit, rule.criterion != exit { (rule.criterion, rule.threshold) = (exit, exit.usualThreshold) }
+        if let exitThreshold { rule.threshold = exitThreshold }
+        if let exitCache { rule.cache = exitCache }
+        if let exitMinimum { rule.minimum = exitMinimum }
+        return rule
+    }
 }
+
+extension ExitRule.Criterion: ExpressibleByArgument {}
+extension ExitRule.Cache: ExpressibleByArgument {}
