@@ -55,9 +55,10 @@ import Testing
             let divergence = zip(p, q).reduce(0) { $0 + exp($1.1) * ($1.1 - $1.0) }
             #expect(abs(Double(divergences[r]) - divergence) < 1e-5)
             for (c, g) in got.enumerated() {
-                let goal = Double(1 - share) * (c == Int(targets[r]) ? 1 : 0) + Double(share) * exp(q[c])
-                let expected = Double(scales[r]) * (exp(p[c]) - goal)
-                #expect(abs(Double(g) - expected) < 4e-6 * max(0.25, Double(scales[r])))
+                let scale = Double(scales[r]), hit: Double = c == Int(targets[r]) ? 1 : 0
+                let goal: Double = Double(1 - share) * hit + Double(share) * exp(q[c])
+                let error: Double = abs(Double(g) - scale * (exp(p[c]) - goal))
+                #expect(error < 4e-6 * max(0.25, scale))
             }
         }
     }
