@@ -24,6 +24,8 @@ CK_DISPATCH(void, ck_log_sigmoid, (float *y, const float *x, float factor, size_
 CK_DISPATCH(void, ck_log_sigmoid_backward, (float *dx, const float *dy, const float *x, float factor, size_t n), dx, dy, x, factor, n)
 CK_DISPATCH(void, ck_l2_norm, (float *y, float *rstd, const float *x, size_t rows, size_t width, float epsilon), y, rstd, x, rows, width, epsilon)
 CK_DISPATCH(void, ck_l2_norm_backward, (float *dx, const float *dy, const float *y, const float *rstd, size_t rows, size_t width), dx, dy, y, rstd, rows, width)
+CK_DISPATCH(void, ck_paired_product, (float *y, const float *pairs, size_t rows, size_t width), y, pairs, rows, width)
+CK_DISPATCH(void, ck_paired_product_backward, (float *pairs, const float *dy, size_t rows, size_t width), pairs, dy, rows, width)
 CK_DISPATCH(void, ck_elu_plus_one, (float *y, const float *x, size_t n), y, x, n)
 CK_DISPATCH(void, ck_elu_plus_one_backward, (float *dx, const float *dy, const float *y, size_t n), dx, dy, y, n)
 CK_DISPATCH(void, ck_signed_softmax, (float *y, const float *x, size_t rows, size_t width), y, x, rows, width)

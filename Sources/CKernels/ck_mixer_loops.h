@@ -179,6 +179,20 @@ CK_LOOP void CK_NAME(ck_l2_norm_backward)(float *dx, const float *dy, const floa
   }
 }
 
+// ---- products of pairs
+CK_LOOP void CK_NAME(ck_paired_product)(float *y, const float *pairs, size_t rows, size_t width) {
+  for (size_t r = 0; r < rows; r++, y += width, pairs += 2 * width) {
+    const float *other = pairs + width;
+    EACH(width, STORE(y, LOAD(pairs) * LOAD(other)););
+  }
+}
+CK_LOOP void CK_NAME(ck_paired_product_backward)(float *pairs, const float *dy, size_t rows, size_t width) {
+  for (size_t r = 0; r < rows; r++, dy += width, pairs += 2 * width) {
+    float *other = pairs + width;
+    EACH(width, { vf a = LOAD(pairs); STORE(pairs, LOAD(dy) * LOAD(other)); STORE(other, LOAD(dy) * a); });
+  }
+}
+
 // ---- feature maps
 CK_LOOP void CK_NAME(ck_elu_plus_one)(float *y, const float *x, size_t n) {
   EACH(n, { vf v = LOAD(x); STORE(y, v_select(v > 0.0f, v + 1.0f, v_exp(v))); });

@@ -43,6 +43,11 @@ void ck_l2_norm(float *y, float *rstd, const float *x, size_t rows, size_t width
 /// dx = rstd · (dy − y · Σ dy·y)
 void ck_l2_norm_backward(float *dx, const float *dy, const float *y, const float *rstd, size_t rows, size_t width);
 
+/// y [rows, width] = a ⊙ b of rows [a, b].
+void ck_paired_product(float *y, const float *pairs, size_t rows, size_t width);
+/// The pairs become their gradients, [dy ⊙ b, dy ⊙ a].
+void ck_paired_product_backward(float *pairs, const float *dy, size_t rows, size_t width);
+
 // Feature maps of linear attention, rows of `width`.
 /// y = x + 1 above 0, e^x below.
 void ck_elu_plus_one(float *y, const float *x, size_t n);

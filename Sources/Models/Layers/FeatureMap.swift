@@ -57,6 +57,7 @@ struct FeatureMap {
         case .elu: return tape.featureMap(.eluPlusOne, x, headWidth: headWidth)
         case .relu: return tape.activation(.relu, x)
         case .elementwiseProduct:
+            if layers.allSatisfy(\.isPlain) { return tape.linearProduct(x, layers.map { ($0.weight, $0.bias!) }) }
             return perHead(x, tape) { tape.multiply(layers[0]($0, tape), layers[1]($0, tape)) }
         case .t2r: return perHead(x, tape) { tape.activation(.relu, layers[0]($0, tape)) }
         case .hedgehog:
