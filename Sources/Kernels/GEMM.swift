@@ -79,7 +79,8 @@ public enum GEMM {
         bias: UnsafePointer<Float>? = nil, into c: UnsafeMutablePointer<Float>, ldc: Int
     ) {
         ck_gemm_packed(
-            packed.instructionSet.rawValue, a, lda, packed.base, m, packed.n, packed.k, accumulate ? 1 : 0, bias, c, ldc)
+            packed.instructionSet.rawValue, a, lda, packed.base, m, packed.n, packed.k, accumulate ? 1 : 0, bias, c, ldc
+        )
     }
 
     /// The native product with a given instruction set.

@@ -31,7 +31,8 @@ extension Tape {
         require(
             maps.count == 2 && maps.allSatisfy { $0.weight.shape == Shape(output, input) }
                 && x.value.width % input == 0,
-            "linearProduct: x is \(x.shape), maps \(maps.map(\.weight.shape)); expected two of one shape, heads of their inputs")
+            "linearProduct: x is \(x.shape), maps \(maps.map(\.weight.shape)); expected two of one shape, heads of their inputs"
+        )
         let weight = context.tensor(Shape(2 * output, input))
         let bias = context.tensor(Shape(2 * output))
         for (index, map) in maps.enumerated() {
