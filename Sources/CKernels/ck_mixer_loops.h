@@ -32,7 +32,8 @@ CK_INLINE vf convolved(const float *x, const float *past, const float *w, const 
   return sum;
 }
 
-CK_LOOP void CK_NAME(ck_short_convolution)(float *y, const float *x, const float *past, const float *w, const float *bias, const ck_short_convolution_shape *s, size_t first, size_t count, int silu) {
+CK_LOOP void CK_NAME(ck_short_convolution)(float *y, const float *x, const float *past, const float *w, const float *bias, const ck_short_convolution_shape *shape, size_t first, size_t count, int silu) {
+  const ck_short_convolution_shape own = *shape, *s = &own; // its fields stay in registers
   for (size_t t = first; t < first + count; t++) {
     float *out = y + t * s->channels;
     if (silu)
@@ -42,7 +43,8 @@ CK_LOOP void CK_NAME(ck_short_convolution)(float *y, const float *x, const float
   }
 }
 
-CK_LOOP void CK_NAME(ck_short_convolution_slope)(float *dpre, const float *dy, const float *x, const float *past, const float *w, const float *bias, const ck_short_convolution_shape *s, size_t first, size_t count) {
+CK_LOOP void CK_NAME(ck_short_convolution_slope)(float *dpre, const float *dy, const float *x, const float *past, const float *w, const float *bias, const ck_short_convolution_shape *shape, size_t first, size_t count) {
+  const ck_short_convolution_shape own = *shape, *s = &own; // its fields stay in registers
   for (size_t t = first; t < first + count; t++) {
     float *out = dpre + t * s->channels;
     const float *in = dy + t * s->channels;
@@ -54,7 +56,8 @@ CK_LOOP void CK_NAME(ck_short_convolution_slope)(float *dpre, const float *dy, c
   }
 }
 
-CK_LOOP void CK_NAME(ck_short_convolution_input_gradient)(float *dx, const float *dpre, const float *w, const ck_short_convolution_shape *s, ptrdiff_t first, size_t count) {
+CK_LOOP void CK_NAME(ck_short_convolution_input_gradient)(float *dx, const float *dpre, const float *w, const ck_short_convolution_shape *shape, ptrdiff_t first, size_t count) {
+  const ck_short_convolution_shape own = *shape, *s = &own; // its fields stay in registers
   for (size_t r = 0; r < count; r++, dx += s->channels) {
     ptrdiff_t last = first + (ptrdiff_t)(r + s->taps - 1) - (ptrdiff_t)s->ahead; // tap k meets dpre row `last − k`
     EACH(s->channels, {
@@ -68,7 +71,8 @@ CK_LOOP void CK_NAME(ck_short_convolution_input_gradient)(float *dx, const float
   }
 }
 
-CK_LOOP void CK_NAME(ck_short_convolution_weight_gradient)(float *dw, const float *dpre, const float *x, const float *past, const ck_short_convolution_shape *s, size_t columns) {
+CK_LOOP void CK_NAME(ck_short_convolution_weight_gradient)(float *dw, const float *dpre, const float *x, const float *past, const ck_short_convolution_shape *shape, size_t columns) {
+  const ck_short_convolution_shape own = *shape, *s = &own; // its fields stay in registers
   for (size_t t0 = 0; t0 < s->time; t0 += 32) { // short chains of rounding, and rows that stay in cache for all taps
     size_t t1 = t0 + 32 < s->time ? t0 + 32 : s->time;
     for (size_t k = 0; k < s->taps; k++) {

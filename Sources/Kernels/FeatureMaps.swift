@@ -35,13 +35,11 @@ public enum FeatureMaps {
     }
 
     public static func backward(
-        _ map: Map, _ dy: Source, x: Source, y: Source, into dx: Destination, rows: Int, width: Int,
-        threads: ThreadPool
+        _ map: Map, _ dy: Source, y: Source, into dx: Destination, rows: Int, width: Int, threads: ThreadPool
     ) {
         let features = map.featureWidth(width)
         threads.forEachRowPanel(of: rows, width: features) { row, count in
-            let (dy, y) = (dy + row * features, y + row * features)
-            let (x, dx) = (x + row * width, dx + row * width)
+            let (dy, y, dx) = (dy + row * features, y + row * features, dx + row * width)
             switch map {
             case .eluPlusOne: ck_elu_plus_one_backward(dx, dy, y, count * width)
             case .signedSoftmax: ck_signed_softmax_backward(dx, dy, y, count, width)

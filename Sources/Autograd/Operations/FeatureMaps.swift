@@ -13,8 +13,7 @@ extension Tape {
         record(result) { dy in
             let dx = self.context.tensor(x.shape)
             FeatureMaps.backward(
-                map, dy.pointer, x: x.value.pointer, y: y.pointer, into: dx.pointer, rows: rows, width: headWidth,
-                threads: self.threads)
+                map, dy.pointer, y: y.pointer, into: dx.pointer, rows: rows, width: headWidth, threads: self.threads)
             x.accumulate(dx, self.context)
         }
         return result
@@ -55,18 +54,20 @@ extension Tape {
                 dy.pointer, rows: rows, weights: packed, factors: factors.pointer, accumulate: !isFresh,
                 into: dx.pointer, threads: self.threads)
             self.postpone { [context = self.context, threads = self.threads] in
-                let dWeight = context.tensor(weight.shape)
+                // The narrower side is the one that costs more to pack.
+                let dWeight = context.tensor(Shape(input, 2 * output))
                 GEMM.multiply(
-                    factors.pointer, transposeA: true, lda: 2 * output, x.value.pointer, ldb: input, m: 2 * output,
-                    n: input, k: rows, accumulate: false, into: dWeight.pointer, ldc: input, threads: threads)
+                    x.value.pointer, transposeA: true, lda: input, factors.pointer, ldb: 2 * output, m: input,
+                    n: 2 * output, k: rows, accumulate: false, into: dWeight.pointer, ldc: 2 * output, threads: threads)
                 let dBias = context.tensor(bias.shape)
                 Reductions.columnSums(
                     factors.pointer, rows: rows, columns: 2 * output, accumulate: false, into: dBias.pointer,
                     threads: threads)
                 for (index, map) in maps.enumerated() {
-                    Elementwise.add(
-                        dWeight.pointer + index * output * input, to: map.weight.gradient(context).pointer,
-                        count: output * input, threads: threads)
+                    let (from, to) = (dWeight.pointer + index * output, map.weight.gradient(context).pointer)
+                    for column in 0..<input {
+                        for row in 0..<output { to[row * input + column] += from[column * 2 * output + row] }
+                    }
                     Elementwise.add(
                         dBias.pointer + index * output, to: map.bias.gradient(context).pointer, count: output,
                         threads: threads)
