@@ -15,67 +15,73 @@ CK_INLINE vf v_gate(vf z, const int kind, vf *slope) {
   return kind == 1 ? z * s : s;
 }
 
-// Row t of a sequence that is preceded by its past; null where there is none.
-CK_INLINE const float *row_at(const float *x, const float *past, size_t ld, size_t taps, ptrdiff_t t) {
-  if (t >= 0) return x + t * ld;
-  return past ? past + (t + (ptrdiff_t)taps - 1) * ld : 0;
+// The row of a sequence, preceded by its past, that tap k meets at token t; null where there is none.
+CK_INLINE const float *row_at(const float *x, const float *past, const ck_short_convolution_shape *s, size_t t, size_t k) {
+  ptrdiff_t row = (ptrdiff_t)(t + s->ahead + k) - (ptrdiff_t)(s->taps - 1);
+  if (row >= (ptrdiff_t)s->time) return 0;
+  if (row >= 0) return x + (size_t)row * s->channels;
+  return past ? past + (size_t)(row + (ptrdiff_t)s->taps - 1) * s->channels : 0;
 }
 
-CK_INLINE vf convolved(const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t t, size_t i, const int whole_, size_t count_) {
+CK_INLINE vf convolved(const float *x, const float *past, const float *w, const float *bias, const ck_short_convolution_shape *s, size_t t, size_t i, const int whole_, size_t count_) {
   vf sum = bias ? LOAD(bias) : v_all(0);
-  for (size_t k = 0; k < taps; k++) {
-    const float *row = row_at(x, past, channels, taps, (ptrdiff_t)(t + k) - (ptrdiff_t)(taps - 1));
-    if (row) sum = LOAD(row) * LOAD(w + k * channels) + sum;
+  for (size_t k = 0; k < s->taps; k++) {
+    const float *row = row_at(x, past, s, t, k);
+    if (row) sum = LOAD(row) * LOAD(w + k * s->channels) + sum;
   }
   return sum;
 }
 
-CK_LOOP void CK_NAME(ck_short_convolution)(float *y, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count, int silu) {
+CK_LOOP void CK_NAME(ck_short_convolution)(float *y, const float *x, const float *past, const float *w, const float *bias, const ck_short_convolution_shape *shape, size_t first, size_t count, int silu) {
+  const ck_short_convolution_shape own = *shape, *s = &own; // its fields stay in registers
   for (size_t t = first; t < first + count; t++) {
-    float *out = y + t * channels;
+    float *out = y + t * s->channels;
     if (silu)
-      EACH(channels, STORE(out, v_gate(convolved(x, past, w, bias, channels, taps, t, i, whole_, count_), 1, 0)););
+      EACH(s->channels, STORE(out, v_gate(convolved(x, past, w, bias, s, t, i, whole_, count_), 1, 0)););
     else
-      EACH(channels, STORE(out, convolved(x, past, w, bias, channels, taps, t, i, whole_, count_)););
+      EACH(s->channels, STORE(out, convolved(x, past, w, bias, s, t, i, whole_, count_)););
   }
 }
 
-CK_LOOP void CK_NAME(ck_short_convolution_slope)(float *dpre, const float *dy, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count) {
+CK_LOOP void CK_NAME(ck_short_convolution_slope)(float *dpre, const float *dy, const float *x, const float *past, const float *w, const float *bias, const ck_short_convolution_shape *shape, size_t first, size_t count) {
+  const ck_short_convolution_shape own = *shape, *s = &own; // its fields stay in registers
   for (size_t t = first; t < first + count; t++) {
-    float *out = dpre + t * channels;
-    const float *in = dy + t * channels;
-    EACH(channels, {
+    float *out = dpre + t * s->channels;
+    const float *in = dy + t * s->channels;
+    EACH(s->channels, {
       vf slope;
-      v_gate(convolved(x, past, w, bias, channels, taps, t, i, whole_, count_), 1, &slope);
+      v_gate(convolved(x, past, w, bias, s, t, i, whole_, count_), 1, &slope);
       STORE(out, LOAD(in) * slope);
     });
   }
 }
 
-CK_LOOP void CK_NAME(ck_short_convolution_input_gradient)(float *dx, const float *dpre, const float *w, size_t time, size_t channels, size_t taps, ptrdiff_t first, size_t count) {
-  for (size_t r = 0; r < count; r++, dx += channels) {
-    ptrdiff_t last = first + (ptrdiff_t)(r + taps - 1); // tap k meets dpre row `last − k`
-    EACH(channels, {
+CK_LOOP void CK_NAME(ck_short_convolution_input_gradient)(float *dx, const float *dpre, const float *w, const ck_short_convolution_shape *shape, ptrdiff_t first, size_t count) {
+  const ck_short_convolution_shape own = *shape, *s = &own; // its fields stay in registers
+  for (size_t r = 0; r < count; r++, dx += s->channels) {
+    ptrdiff_t last = first + (ptrdiff_t)(r + s->taps - 1) - (ptrdiff_t)s->ahead; // tap k meets dpre row `last − k`
+    EACH(s->channels, {
       vf sum = {0};
-      for (size_t k = 0; k < taps; k++) {
+      for (size_t k = 0; k < s->taps; k++) {
         ptrdiff_t t = last - (ptrdiff_t)k;
-        if (t >= 0 && t < (ptrdiff_t)time) sum = LOAD(dpre + t * channels) * LOAD(w + k * channels) + sum;
+        if (t >= 0 && t < (ptrdiff_t)s->time) sum = LOAD(dpre + (size_t)t * s->channels) * LOAD(w + k * s->channels) + sum;
       }
       STORE(dx, sum);
     });
   }
 }
 
-CK_LOOP void CK_NAME(ck_short_convolution_weight_gradient)(float *dw, const float *dpre, const float *x, const float *past, size_t ld, size_t time, size_t columns, size_t taps) {
-  for (size_t t0 = 0; t0 < time; t0 += 32) { // short chains of rounding, and rows that stay in cache for all taps
-    size_t t1 = t0 + 32 < time ? t0 + 32 : time;
-    for (size_t k = 0; k < taps; k++) {
-      float *out = dw + k * ld;
+CK_LOOP void CK_NAME(ck_short_convolution_weight_gradient)(float *dw, const float *dpre, const float *x, const float *past, const ck_short_convolution_shape *shape, size_t columns) {
+  const ck_short_convolution_shape own = *shape, *s = &own; // its fields stay in registers
+  for (size_t t0 = 0; t0 < s->time; t0 += 32) { // short chains of rounding, and rows that stay in cache for all taps
+    size_t t1 = t0 + 32 < s->time ? t0 + 32 : s->time;
+    for (size_t k = 0; k < s->taps; k++) {
+      float *out = dw + k * s->channels;
       EACH(columns, {
         vf sum = {0};
         for (size_t t = t0; t < t1; t++) {
-          const float *row = row_at(x, past, ld, taps, (ptrdiff_t)(t + k) - (ptrdiff_t)(taps - 1));
-          if (row) sum = LOAD(dpre + t * ld) * LOAD(row) + sum;
+          const float *row = row_at(x, past, s, t, k);
+          if (row) sum = LOAD(dpre + t * s->channels) * LOAD(row) + sum;
         }
         STORE(out, LOAD(out) + sum);
       });
@@ -179,6 +185,43 @@ CK_LOOP void CK_NAME(ck_l2_norm_backward)(float *dx, const float *dy, const floa
   }
 }
 
+// ---- a factor for every head
+CK_LOOP void CK_NAME(ck_scaled_heads)(float *y, const float *x, size_t x_row, const float *factors, size_t rows, size_t heads, size_t width) {
+  for (size_t r = 0; r < rows; r++, x += x_row)
+    for (size_t h = 0; h < heads; h++, y += width) {
+      const float *from = x + h * width, factor = *factors++;
+      EACH(width, STORE(y, LOAD(from) * factor););
+    }
+}
+CK_LOOP void CK_NAME(ck_scaled_heads_backward)(float *dx, float *dfactors, const float *dy, const float *x, size_t x_row, const float *factors, size_t rows, size_t heads, size_t width) {
+  for (size_t r = 0; r < rows; r++, x += x_row, dx += x_row)
+    for (size_t h = 0; h < heads; h++, dy += width) {
+      const float *from = x + h * width, factor = *factors++;
+      float *to = dx + h * width;
+      vf sum = {0};
+      EACH(width, {
+        vf slope = LOAD(dy);
+        sum = slope * LOAD(from) + sum;
+        STORE(to, slope * factor + LOAD(to));
+      });
+      *dfactors++ = v_sum(sum);
+    }
+}
+
+// ---- products of pairs
+CK_LOOP void CK_NAME(ck_paired_product)(float *y, const float *pairs, size_t rows, size_t width) {
+  for (size_t r = 0; r < rows; r++, y += width, pairs += 2 * width) {
+    const float *other = pairs + width;
+    EACH(width, STORE(y, LOAD(pairs) * LOAD(other)););
+  }
+}
+CK_LOOP void CK_NAME(ck_paired_product_backward)(float *pairs, const float *dy, size_t rows, size_t width) {
+  for (size_t r = 0; r < rows; r++, dy += width, pairs += 2 * width) {
+    float *other = pairs + width;
+    EACH(width, { vf a = LOAD(pairs); STORE(pairs, LOAD(dy) * LOAD(other)); STORE(other, LOAD(dy) * a); });
+  }
+}
+
 // ---- feature maps
 CK_LOOP void CK_NAME(ck_elu_plus_one)(float *y, const float *x, size_t n) {
   EACH(n, { vf v = LOAD(x); STORE(y, v_select(v > 0.0f, v + 1.0f, v_exp(v))); });
@@ -210,43 +253,6 @@ CK_LOOP void CK_NAME(ck_signed_softmax_backward)(float *dx, const float *dy, con
     EACH(2 * width, a = LOAD(dy) * LOAD(y) + a;);
     const float dot = v_sum(a);
     EACH(width, STORE(dx, (LOAD(y) * (LOAD(dy) - dot) - LOAD(minus) * (LOAD(dminus) - dot)) * 2.0f););
-  }
-}
-
-CK_LOOP void CK_NAME(ck_taylor_features)(float *y, const float *x, size_t rows, size_t width) {
-  const float root = __builtin_sqrtf((float)width), linear = 1.0f / __builtin_sqrtf(root), pair = 1.0f / root, square = pair * 0.707106781f;
-  for (size_t r = 0; r < rows; r++, x += width) {
-    *y++ = 1.0f;
-    EACH(width, STORE(y, LOAD(x) * linear););
-    y += width;
-    for (size_t c = 0; c < width; c++) {
-      const float *rest = x + c;
-      const float factor = x[c] * pair;
-      EACH(width - c, STORE(y, LOAD(rest) * factor););
-      y[0] = x[c] * x[c] * square;
-      y += width - c;
-    }
-  }
-}
-CK_LOOP void CK_NAME(ck_taylor_features_backward)(float *dx, const float *dy, const float *x, size_t rows, size_t width) {
-  const float root = __builtin_sqrtf((float)width), linear = 1.0f / __builtin_sqrtf(root), pair = 1.0f / root, square = pair * 0.707106781f;
-  for (size_t r = 0; r < rows; r++, x += width, dx += width) {
-    dy++;
-    EACH(width, STORE(dx, LOAD(dy) * linear););
-    dy += width;
-    for (size_t c = 0; c < width; c++) { // the diagonal, then the pairs to its right
-      dx[c] += 2.0f * square * dy[0] * x[c];
-      const float *slope = dy + 1, *rest = x + c + 1;
-      float *to = dx + c + 1;
-      const float factor = x[c] * pair;
-      vf sum = {0};
-      EACH(width - c - 1, {
-        sum = LOAD(slope) * LOAD(rest) + sum;
-        STORE(to, LOAD(slope) * factor + LOAD(to));
-      });
-      dx[c] += v_sum(sum) * pair;
-      dy += width - c;
-    }
   }
 }
 

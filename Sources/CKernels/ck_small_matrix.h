@@ -119,13 +119,13 @@ CK_INLINE void transpose16(vf rows[16]) {
 }
 
 // out[c·ldo + r] = in[r·stride + c] for r < rows, c < width; 0 for r in rows ..< ldo. ldo is a multiple of 16.
-CK_PIECE void pack_transposed(float *out, size_t ldo, const float *in, size_t stride, size_t rows, size_t width) {
+CK_PIECE void pack_transposed(float *out, size_t ldo, const float *in, ptrdiff_t stride, size_t rows, size_t width) {
   for (size_t r = 0; r < ldo; r += CK_LANES)
     for (size_t c = 0; c < width; c += CK_LANES) {
       size_t columns = width - c < CK_LANES ? width - c : CK_LANES;
       vf block[16];
       for (size_t i = 0; i < 16; i++) {
-        const float *p = in + (r + i) * stride + c;
+        const float *p = in + (ptrdiff_t)(r + i) * stride + c;
         block[i] = r + i >= rows ? v_all(0) : columns == CK_LANES ? v_load(p) : v_load_part(p, columns);
       }
       transpose16(block);
@@ -151,16 +151,16 @@ CK_PIECE void lower_product(float *x, size_t ldx, const float *a, size_t lda, co
 
 // Rows of `width` columns times factors[r] (null: 1), padded with zeros to whole vectors and tiles. The rows of the chunk
 // that follows, `ahead` floats away, are fetched into L2 meanwhile.
-CK_PIECE void pack_scaled(float *out, const float *in, size_t stride, size_t rows, size_t width, const float *factors, size_t factor_stride, ptrdiff_t ahead) {
+CK_PIECE void pack_scaled(float *out, const float *in, ptrdiff_t stride, size_t rows, size_t width, const float *factors, ptrdiff_t factor_stride, ptrdiff_t ahead) {
   const size_t padded = lanes_up(width), all = rows_up(rows);
   for (size_t r = 0; r < rows; r++, in += stride, out += padded) {
-    float factor = factors ? factors[r * factor_stride] : 1.0f;
+    float factor = factors ? factors[(ptrdiff_t)r * factor_stride] : 1.0f;
     EACH(width, { v_store(out + i, LOAD(in) * factor); if (ahead) __builtin_prefetch(in + i + ahead, 0, 2); });
   }
   __builtin_memset(out, 0, (all - rows) * padded * sizeof(float));
 }
 
-CK_PIECE void unpack_rows(float *out, size_t stride, const float *in, size_t rows, size_t width, ptrdiff_t ahead) {
+CK_PIECE void unpack_rows(float *out, ptrdiff_t stride, const float *in, size_t rows, size_t width, ptrdiff_t ahead) {
   for (size_t r = 0; r < rows; r++, out += stride, in += lanes_up(width))
     EACH(width, { STORE(out, v_load(in + i)); __builtin_prefetch(out + i + ahead, 1, 2); });
 }

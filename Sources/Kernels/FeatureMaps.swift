@@ -10,15 +10,12 @@ public enum FeatureMaps {
         case eluPlusOne
         /// `softmax([2x, −2x])` over a row; twice the width.
         case signedSoftmax
-        /// `[1, x/d^¼, x_i x_j/√d, x_i²/√(2d)]`: `φ(q)·φ(k) = 1 + a + a²/2`, `a = q·k/√d`.
-        case taylor
 
         /// Width of the features of rows of `width`.
         public func featureWidth(_ width: Int) -> Int {
             switch self {
             case .eluPlusOne: width
             case .signedSoftmax: 2 * width
-            case .taylor: 1 + width + width * (width + 1) / 2
             }
         }
     }
@@ -33,23 +30,19 @@ public enum FeatureMaps {
             switch map {
             case .eluPlusOne: ck_elu_plus_one(y, x, count * width)
             case .signedSoftmax: ck_signed_softmax(y, x, count, width)
-            case .taylor: ck_taylor_features(y, x, count, width)
             }
         }
     }
 
     public static func backward(
-        _ map: Map, _ dy: Source, x: Source, y: Source, into dx: Destination, rows: Int, width: Int,
-        threads: ThreadPool
+        _ map: Map, _ dy: Source, y: Source, into dx: Destination, rows: Int, width: Int, threads: ThreadPool
     ) {
         let features = map.featureWidth(width)
         threads.forEachRowPanel(of: rows, width: features) { row, count in
-            let (dy, y) = (dy + row * features, y + row * features)
-            let (x, dx) = (x + row * width, dx + row * width)
+            let (dy, y, dx) = (dy + row * features, y + row * features, dx + row * width)
             switch map {
             case .eluPlusOne: ck_elu_plus_one_backward(dx, dy, y, count * width)
             case .signedSoftmax: ck_signed_softmax_backward(dx, dy, y, count, width)
-            case .taylor: ck_taylor_features_backward(dx, dy, x, count, width)
             }
         }
     }

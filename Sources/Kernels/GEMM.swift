@@ -73,6 +73,16 @@ public enum GEMM {
             scratch)
     }
 
+    /// One worker's share of ``multiply(_:lda:packed:m:accumulate:bias:into:ldc:threads:)``, inside a parallel region.
+    static func multiplyOnWorker(
+        _ a: UnsafePointer<Float>, lda: Int, packed: PackedMatrix, m: Int, accumulate: Bool,
+        bias: UnsafePointer<Float>? = nil, into c: UnsafeMutablePointer<Float>, ldc: Int
+    ) {
+        ck_gemm_packed(
+            packed.instructionSet.rawValue, a, lda, packed.base, m, packed.n, packed.k, accumulate ? 1 : 0, bias, c, ldc
+        )
+    }
+
     /// The native product with a given instruction set.
     package static func multiply(
         _ a: UnsafePointer<Float>, transposeA: Bool, lda: Int, _ b: UnsafePointer<Float>, transposeB: Bool, ldb: Int,

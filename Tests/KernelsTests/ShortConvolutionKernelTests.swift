@@ -84,6 +84,38 @@ import Testing
         #expect(y == [0, 1, 0, 3, 0, 5, 0, 7, 2, 9, 4, 11])
     }
 
+    /// Taps ahead of the token: as if the sequence were shifted, zeros behind it.
+    @Test(arguments: [1, 3]) func looksAhead(ahead: Int) {
+        let (time, channels, taps) = (9, 17, 5)
+        let plain = ShortConvolutionShape(batch: 1, time: time + ahead, channels: channels, taps: taps)
+        let shape = ShortConvolutionShape(batch: 1, time: time, channels: channels, taps: taps, ahead: ahead)
+        let count = time * channels, shift = ahead * channels
+        let x = randomFloats(count, seed: 1), g = randomFloats(count, seed: 2)
+        let w = randomFloats(taps * channels, seed: 3), bias = randomFloats(channels, seed: 4)
+        let longX = x + zeros(shift), longG = zeros(shift) + g
+        var y = zeros(count), dPre = y, dx = y, dw = zeros(w.count)
+        var longY = zeros(count + shift), longPre = longY, longDx = longY, longDw = dw
+        ShortConvolutionKernel.forward(
+            x, past: nil, weight: w, bias: bias, silu: true, into: &y, shape: shape, threads: onePool)
+        ShortConvolutionKernel.slope(
+            g, x: x, past: nil, weight: w, bias: bias, into: &dPre, shape: shape, threads: onePool)
+        ShortConvolutionKernel.inputGradient(
+            dPre, weight: w, into: &dx, dPast: nil, shape: shape, threads: onePool)
+        ShortConvolutionKernel.weightGradient(
+            dPre, x: x, past: nil, addingTo: &dw, shape: shape, threads: onePool)
+        ShortConvolutionKernel.forward(
+            longX, past: nil, weight: w, bias: bias, silu: true, into: &longY, shape: plain, threads: onePool)
+        ShortConvolutionKernel.slope(
+            longG, x: longX, past: nil, weight: w, bias: bias, into: &longPre, shape: plain, threads: onePool)
+        ShortConvolutionKernel.inputGradient(
+            longPre, weight: w, into: &longDx, dPast: nil, shape: plain, threads: onePool)
+        ShortConvolutionKernel.weightGradient(
+            longPre, x: longX, past: nil, addingTo: &longDw, shape: plain, threads: onePool)
+        expectSameBits(y, Array(longY[shift...]))
+        expectSameBits(dx, Array(longDx[..<count]))
+        #expect(relativeError(dw, longDw.map(Double.init)) < 1e-6)
+    }
+
     /// The carry of any cut is the last rows of everything so far, and its gradient goes back there.
     @Test(arguments: [1, 2, 3, 5]) func carry(time: Int) {
         let shape = ShortConvolutionShape(batch: 2, time: time, channels: 3, taps: 4)

@@ -13,9 +13,66 @@ extension Tape {
         record(result) { dy in
             let dx = self.context.tensor(x.shape)
             FeatureMaps.backward(
-                map, dy.pointer, x: x.value.pointer, y: y.pointer, into: dx.pointer, rows: rows, width: headWidth,
-                threads: self.threads)
+                map, dy.pointer, y: y.pointer, into: dx.pointer, rows: rows, width: headWidth, threads: self.threads)
             x.accumulate(dx, self.context)
+        }
+        return result
+    }
+
+    /// `(x W₁ᵀ + b₁) ⊙ (x W₂ᵀ + b₂)` of every head's row, `x [R, H·d]` to `[R, H·n]`, the same maps `W [n, d]`, `b [n]` for all.
+    ///
+    /// Keeps `x` and both factors.
+    public func linearProduct(
+        _ x: Variable, _ maps: [(weight: ParameterUse, bias: ParameterUse)]
+    ) -> Variable {
+        let (output, input) = (maps[0].weight.shape[0], maps[0].weight.shape[1])
+        let rows = x.value.count / input
+        require(
+            maps.count == 2 && maps.allSatisfy { $0.weight.shape == Shape(output, input) }
+                && x.value.width % input == 0,
+            "linearProduct: x is \(x.shape), maps \(maps.map(\.weight.shape)); expected two of one shape, heads of their inputs"
+        )
+        let weight = context.tensor(Shape(2 * output, input))
+        let bias = context.tensor(Shape(2 * output))
+        for (index, map) in maps.enumerated() {
+            (weight.pointer + index * output * input).update(from: map.weight.value.pointer, count: output * input)
+            (bias.pointer + index * output).update(from: map.bias.value.pointer, count: output)
+        }
+        let packed = PackedMatrix(k: input, n: 2 * output)
+        packed.pack(weight.pointer, transposed: true, ld: input, threads: threads)
+        let factors = context.tensor(Shape(rows, 2 * output))
+        let y = context.tensor(Shape(x.value.rows, x.value.width / input * output))
+        LinearProduct.forward(
+            x.value.pointer, rows: rows, weights: packed, bias: bias.pointer, factors: factors.pointer, into: y.pointer,
+            threads: threads)
+        let result = self.output(y, from: x, hasParameters: true)
+        record(result) { dy in
+            let packed = PackedMatrix(k: 2 * output, n: input)
+            packed.pack(weight.pointer, transposed: false, ld: input, threads: self.threads)
+            let (dx, isFresh) = x.writableGradient(self.context)
+            LinearProduct.backward(
+                dy.pointer, rows: rows, weights: packed, factors: factors.pointer, accumulate: !isFresh,
+                into: dx.pointer, threads: self.threads)
+            self.postpone { [context = self.context, threads = self.threads] in
+                // The narrower side is the one that costs more to pack.
+                let dWeight = context.tensor(Shape(input, 2 * output))
+                GEMM.multiply(
+                    x.value.pointer, transposeA: true, lda: input, factors.pointer, ldb: 2 * output, m: input,
+                    n: 2 * output, k: rows, accumulate: false, into: dWeight.pointer, ldc: 2 * output, threads: threads)
+                let dBias = context.tensor(bias.shape)
+                Reductions.columnSums(
+                    factors.pointer, rows: rows, columns: 2 * output, accumulate: false, into: dBias.pointer,
+                    threads: threads)
+                for (index, map) in maps.enumerated() {
+                    let (from, to) = (dWeight.pointer + index * output, map.weight.gradient(context).pointer)
+                    for column in 0..<input {
+                        for row in 0..<output { to[row * input + column] += from[column * 2 * output + row] }
+                    }
+                    Elementwise.add(
+                        dBias.pointer + index * output, to: map.bias.gradient(context).pointer, count: output,
+                        threads: threads)
+                }
+            }
         }
         return result
     }

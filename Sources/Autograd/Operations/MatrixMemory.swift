@@ -62,27 +62,48 @@ extension Tape {
         query: Columns, key: Columns, value: Columns, logDecay: Variable? = nil, logInput: Variable? = nil,
         valueScale: Variable? = nil, skip: ParameterUse? = nil, past: MatrixMemoryState, _ shape: MatrixMemoryShape
     ) -> (output: Variable, state: MatrixMemoryState) {
+        let (output, state) = memory(
+            query: query, key: key, value: value, logDecay: logDecay, logInput: logInput, valueScale: valueScale,
+            skip: skip, past: past, shape)
+        return (output!, state)
+    }
+
+    /// The state after keys and values that nobody asks about.
+    public func matrixMemoryState(
+        key: Columns, value: Columns, past: MatrixMemoryState, _ shape: MatrixMemoryShape
+    ) -> MatrixMemoryState {
+        memory(
+            query: nil, key: key, value: value, logDecay: nil, logInput: nil, valueScale: nil, skip: nil, past: past,
+            shape
+        ).state
+    }
+
+    private func memory(
+        query: Columns?, key: Columns, value: Columns, logDecay: Variable?, logInput: Variable?, valueScale: Variable?,
+        skip: ParameterUse?, past: MatrixMemoryState, _ shape: MatrixMemoryShape
+    ) -> (output: Variable?, state: MatrixMemoryState) {
         var shape = shape
-        shape.queryStride = query.variable.value.width
+        if let query { shape.queryStride = query.variable.value.width }
         shape.keyStride = key.variable.value.width
         shape.valueStride = value.variable.value.width
         let (batch, heads) = (shape.batch, shape.headCount)
         let gates = [logDecay, logInput, valueScale]
-        let parents = [query.variable, key.variable, value.variable] + gates + [past.state, past.norm, past.maximum]
+        let parents = [query?.variable, key.variable, value.variable] + gates + [past.state, past.norm, past.maximum]
         let needsGradient = isRecording && (skip != nil || parents.contains { $0?.needsGradient == true })
 
-        let y = context.tensor(Shape(batch * shape.time, heads * shape.valueWidth))
+        let y = query.map { _ in context.tensor(Shape(batch * shape.time, heads * shape.valueWidth)) }
         let state = context.tensor(
             shape.isStateTransposed
                 ? Shape(batch, heads, shape.valueWidth, shape.keyWidth)
                 : Shape(batch, heads, shape.keyWidth, shape.valueWidth))
         let norm = shape.isNormalized ? context.tensor(Shape(batch, heads, shape.keyWidth)) : nil
         let maximum = shape.isExponential ? context.tensor(Shape(batch, heads)) : nil
-        let denominator = shape.isNormalized ? context.tensor(Shape(batch * shape.time, heads)) : nil
-        let slope = shape.isNormalized ? context.tensor(Shape(batch * shape.time, heads)) : nil
+        let divides = shape.isNormalized && query != nil
+        let denominator = divides ? context.tensor(Shape(batch * shape.time, heads)) : nil
+        let slope = divides ? context.tensor(Shape(batch * shape.time, heads)) : nil
         let kept = needsGradient ? context.tensor(Shape(shape.keptCount)) : nil
 
-        var inputs = MatrixMemoryKernel.Inputs(query: query.pointer, key: key.pointer, value: value.pointer)
+        var inputs = MatrixMemoryKernel.Inputs(query: query?.pointer, key: key.pointer, value: value.pointer)
         inputs.logDecay = logDecay?.value.pointer.constant
         inputs.logInput = logInput?.value.pointer.constant
         inputs.valueScale = valueScale?.value.pointer.constant
@@ -90,13 +111,13 @@ extension Tape {
         inputs.state = past.state?.value.pointer.constant
         inputs.norm = past.norm?.value.pointer.constant
         inputs.maximum = past.maximum?.value.pointer.constant
-        var results = MatrixMemoryKernel.Results(output: y.pointer)
+        var results = MatrixMemoryKernel.Results(output: y?.pointer)
         (results.denominator, results.slope) = (denominator?.pointer, slope?.pointer)
         (results.state, results.norm, results.maximum) = (state.pointer, norm?.pointer, maximum?.pointer)
         results.kept = kept?.pointer
         MatrixMemoryKernel.forward(inputs, into: results, shape: shape, threads: threads)
 
-        let result = Variable(y, needsGradient: needsGradient)
+        let result = y.map { Variable($0, needsGradient: needsGradient) }
         let next = MatrixMemoryState(
             state: Variable(state, needsGradient: needsGradient),
             norm: norm.map { Variable($0, needsGradient: needsGradient) },
@@ -107,23 +128,23 @@ extension Tape {
             let dState = next.state?.takeGradient()
             let dNorm = next.norm?.takeGradient()
             let dMaximum = next.maximum?.takeGradient()
-            var dy = result.takeGradient()
+            var dy = result?.takeGradient()
             guard dy != nil || dState != nil || dNorm != nil || dMaximum != nil else { return }
-            if dy == nil { dy = self.context.zeros(y.shape) }
+            if dy == nil { dy = y.map { self.context.zeros($0.shape) } }
 
             let columns = ColumnGradients(
                 [
-                    (query, shape.queryHeadCount * shape.keyWidth), (key, shape.keyHeadCount * shape.keyWidth),
-                    (value, shape.valueHeadCount * shape.valueWidth),
-                ], self.context)
+                    query.map { ($0, shape.queryHeadCount * shape.givenKeyWidth) },
+                    (key, shape.keyHeadCount * shape.givenKeyWidth), (value, shape.valueHeadCount * shape.valueWidth),
+                ].compactMap { $0 }, self.context)
             func buffer(_ variable: Variable?) -> Tensor? { variable.map { self.context.tensor($0.shape) } }
             let (dDecay, dInput, dScale) = (buffer(logDecay), buffer(logInput), buffer(valueScale))
             let (dPast, dPastNorm, dPastMaximum) = (buffer(past.state), buffer(past.norm), buffer(past.maximum))
             let dSkip = skip.map { _ in self.context.tensor(Shape(batch, heads)) }
             var gradients = MatrixMemoryKernel.Gradients(
-                dOutput: dy!.pointer, kept: kept.pointer, dQuery: columns.pointer(query), dKey: columns.pointer(key),
-                dValue: columns.pointer(value))
-            gradients.output = y.pointer.constant
+                dOutput: dy?.pointer.constant, kept: kept.pointer, dQuery: query.map(columns.pointer),
+                dKey: columns.pointer(key), dValue: columns.pointer(value))
+            gradients.output = y?.pointer.constant
             (gradients.denominator, gradients.slope) = (denominator?.pointer.constant, slope?.pointer.constant)
             (gradients.state, gradients.norm) = (state.pointer.constant, norm?.pointer.constant)
             (gradients.dState, gradients.dNorm) = (dState?.pointer.constant, dNorm?.pointer.constant)

@@ -2,18 +2,20 @@ import Kernels
 import Tensors
 
 extension Tape {
-    /// Causal depth-wise convolution over a chunk, optionally followed by silu (recomputed in the backward pass).
+    /// Depth-wise convolution over a chunk, optionally followed by silu (recomputed in the backward pass).
     ///
     /// - Parameters:
     ///   - x: `[B·T, C]`.
     ///   - past: the `W − 1` rows before the chunk, `[B, W−1, C]`; nil: zeros.
-    ///   - weight: `[C, 1, W]`, the last tap for the current token, as torch stores it. - bias: `[C]`.
+    ///   - weight: `[C, 1, W]`, as torch stores it. - bias: `[C]`.
+    ///   - ahead: how far in front of the current token the last tap is; 0: causal.
     /// - Returns: `[B·T, C]`, and the past of the next chunk.
     public func shortConvolution(
-        _ x: Variable, past: Variable?, weight: ParameterUse, bias: ParameterUse?, silu: Bool, batch: Int, time: Int
+        _ x: Variable, past: Variable?, weight: ParameterUse, bias: ParameterUse?, silu: Bool, ahead: Int = 0,
+        batch: Int, time: Int
     ) -> (output: Variable, past: Variable) {
         let taps = weight.shape[2]
-        let shape = ShortConvolutionShape(batch: batch, time: time, channels: x.value.width, taps: taps)
+        let shape = ShortConvolutionShape(batch: batch, time: time, channels: x.value.width, taps: taps, ahead: ahead)
         require(
             weight.shape[0] == shape.channels && x.value.rows == batch * time,
             "shortConvolution '\(weight.parameter.name)': x is \(x.shape), weight \(weight.shape), B \(batch), T \(time)"
@@ -83,8 +85,9 @@ extension Tape {
 
     private func transposed(_ x: Tensor, rows: Int, columns: Int) -> Tensor {
         let result = context.tensor(Shape(columns, rows))
+        let (from, to) = (x.pointer, result.pointer)
         for row in 0..<rows {
-            for column in 0..<columns { result.pointer[column * rows + row] = x.pointer[row * columns + column] }
+            for column in 0..<columns { to[column * rows + row] = from[row * columns + column] }
         }
         return result
     }

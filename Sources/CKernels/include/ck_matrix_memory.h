@@ -10,14 +10,18 @@
 // den = max(|σ|, e^{−m}) + ε; otherwise den = max(|σ|, floor) + ε, or σ + ε when floor is negative.
 //
 // Legend: T tokens, H heads of one task, K key width, V value width. Consecutive heads may share queries, keys or values.
+// With `raw_width` f, queries and keys come as rows of f channels, of which K = 1 + f + f(f+1)/2 features are made where they are
+// used: 1, x / f^¼, then x_i x_j / √f for j > i with x_i² / √(2f) at j = i, i by i. φ(q)·φ(k) is the second-order Taylor
+// polynomial of exp(q·k / √f). Negative strides run the time backwards: pointers are to the token that comes first.
 // Orders of summation depend on T, K and V alone.
 enum { CK_MEMORY_CHUNK = 64 };
 
 typedef struct {
   size_t tokens, heads, key_width, value_width;
-  size_t query_share, key_share, value_share;     ///< consecutive heads that read the same q, k, v; 1: each its own
-  size_t q_stride, k_stride, v_stride, out_stride; ///< floats from token to token; heads lie K or V apart
-  size_t gate_stride;                              ///< the same for log_decay, log_input, value_scale; heads are neighbours
+  size_t raw_width;                            ///< f; 0: queries and keys are given as they are
+  size_t query_share, key_share, value_share; ///< consecutive heads that read the same q, k, v; 1: each its own
+  ptrdiff_t q_stride, k_stride, v_stride, out_stride; ///< floats from token to token; heads lie K (or f) or V apart
+  ptrdiff_t gate_stride; ///< the same for log_decay, log_input, value_scale; heads are neighbours
   float scale;
   int exponential, normalized;
   float floor, epsilon;
@@ -26,25 +30,27 @@ typedef struct {
 
 /// Inputs of a task. log_decay ≤ 0. Null gates are neutral: f = 1, i = 1, u = 1, d = 0.
 typedef struct {
-  const float *q, *k, *v;
+  const float *q, *k, *v; ///< q null: nobody asks, only the state is computed
   const float *log_decay, *log_input, *value_scale; ///< [T, gate_stride], first head
   const float *skip;                                ///< d, [H]
   const float *state, *norm, *maximum;              ///< before the first token: [H, K, V], [H, K], [H]; null: zeros
 } ck_memory_inputs;
 
 typedef struct {
-  float *out;
+  float *out;                      ///< null without q
+  int add;                         ///< add to out
   float *denominator, *slope;      ///< [T, gate_stride], kept for the backward when normalised: den and ∂den/∂σ
   float *state, *norm, *maximum;   ///< after the last token
   float *kept;                     ///< ck_memory_kept floats for the backward, or null
 } ck_memory_results;
 
 typedef struct {
-  const float *dout, *out;         ///< out only when normalised
+  const float *dout, *out;         ///< null without q; out only when normalised
   const float *denominator, *slope;
   const float *dstate, *dnorm, *dmaximum; ///< of the final state; null: zeros
   const float *state, *norm;       ///< the final state; only when exponential
   float *dq, *dk, *dv;             ///< strides of q, k, v; overwritten
+  int add_values;                  ///< add to dv
   float *dlog_decay, *dlog_input, *dvalue_scale; ///< strides of the gates; null where there is no gate
   float *dskip;                    ///< [H]
   float *dpast, *dpast_norm, *dpast_maximum; ///< of the initial state; null: not wanted

@@ -3,18 +3,22 @@
 #include <stdint.h>
 // Point-wise and row-wise parts that several sequence mixers share. Bits do not depend on how callers cut rows.
 
-// Causal depth-wise convolution of one sequence, W taps, tap-major weights [W, C]:
-//   y_t = bias + Σ_k w_k ⊙ x_{t−W+1+k},  k ascending; x_{−W+1} … x_{−1} are the rows of `past` [W−1, C] (null: zeros).
+// Depth-wise convolution of one sequence, W taps, tap-major weights [W, C], whose last tap is `ahead` tokens ahead (0: causal):
+//   y_t = bias + Σ_k w_k ⊙ x_{t+ahead−W+1+k},  k ascending; x_{−W+1} … x_{−1} are the rows of `past` [W−1, C] (null: zeros), and
+// what follows the sequence is zero.
+typedef struct {
+  size_t time, channels, taps, ahead;
+} ck_short_convolution_shape;
 
 /// Rows first ..< first + count of y [T, C] from x [T, C]; `silu` ≠ 0: y_t = silu(·). bias may be null.
-void ck_short_convolution(float *y, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count, int silu);
+void ck_short_convolution(float *y, const float *x, const float *past, const float *w, const float *bias, const ck_short_convolution_shape *shape, size_t first, size_t count, int silu);
 /// dpre = dy ⊙ silu′(·), rows as above; the argument is computed again.
-void ck_short_convolution_slope(float *dpre, const float *dy, const float *x, const float *past, const float *w, const float *bias, size_t channels, size_t taps, size_t first, size_t count);
-/// dx_j = Σ_k w_k ⊙ dpre_{j+W−1−k} for j = first ..< first + count, terms inside 0 ..< time; j < 0 names rows of the past. dx is
+void ck_short_convolution_slope(float *dpre, const float *dy, const float *x, const float *past, const float *w, const float *bias, const ck_short_convolution_shape *shape, size_t first, size_t count);
+/// dx_j = Σ_k w_k ⊙ dpre_{j+W−1−ahead−k} for j = first ..< first + count, terms inside 0 ..< time; j < 0 names rows of the past. dx is
 /// where row `first` goes.
-void ck_short_convolution_input_gradient(float *dx, const float *dpre, const float *w, size_t time, size_t channels, size_t taps, ptrdiff_t first, size_t count);
-/// dw [W, ·] += Σ_t dpre_t ⊙ x_{t−W+1+k} for `columns` neighbouring channels of rows of length ld; 32 rows at a time. dw rows are ld apart.
-void ck_short_convolution_weight_gradient(float *dw, const float *dpre, const float *x, const float *past, size_t ld, size_t time, size_t columns, size_t taps);
+void ck_short_convolution_input_gradient(float *dx, const float *dpre, const float *w, const ck_short_convolution_shape *shape, ptrdiff_t first, size_t count);
+/// dw [W, C] += Σ_t dpre_t ⊙ x_{t+ahead−W+1+k} for `columns` neighbouring channels; 32 rows at a time. All pointers are to the first of them.
+void ck_short_convolution_weight_gradient(float *dw, const float *dpre, const float *x, const float *past, const ck_short_convolution_shape *shape, size_t columns);
 
 /// How ck_gated_norm works on rows of groups·width channels.
 typedef struct {
@@ -43,6 +47,16 @@ void ck_l2_norm(float *y, float *rstd, const float *x, size_t rows, size_t width
 /// dx = rstd · (dy − y · Σ dy·y)
 void ck_l2_norm_backward(float *dx, const float *dy, const float *y, const float *rstd, size_t rows, size_t width);
 
+/// y [rows, heads·width] = x with every head times its factor [rows, heads]; rows of x are `x_row` apart.
+void ck_scaled_heads(float *y, const float *x, size_t x_row, const float *factors, size_t rows, size_t heads, size_t width);
+/// dx, laid out as x, += dy times the factor; dfactors are overwritten.
+void ck_scaled_heads_backward(float *dx, float *dfactors, const float *dy, const float *x, size_t x_row, const float *factors, size_t rows, size_t heads, size_t width);
+
+/// y [rows, width] = a ⊙ b of rows [a, b].
+void ck_paired_product(float *y, const float *pairs, size_t rows, size_t width);
+/// The pairs become their gradients, [dy ⊙ b, dy ⊙ a].
+void ck_paired_product_backward(float *pairs, const float *dy, size_t rows, size_t width);
+
 // Feature maps of linear attention, rows of `width`.
 /// y = x + 1 above 0, e^x below.
 void ck_elu_plus_one(float *y, const float *x, size_t n);
@@ -51,10 +65,6 @@ void ck_elu_plus_one_backward(float *dx, const float *dy, const float *y, size_t
 /// y [rows, 2·width] = softmax of [2x, −2x].
 void ck_signed_softmax(float *y, const float *x, size_t rows, size_t width);
 void ck_signed_softmax_backward(float *dx, const float *dy, const float *y, size_t rows, size_t width);
-/// y [rows, 1 + d + d(d+1)/2] = 1, x / d^¼, then x_i x_j / √d for j > i with x_i² / √(2d) at j = i, i by i: φ(q)·φ(k) is the second-order
-/// Taylor polynomial of exp(q·k / √d).
-void ck_taylor_features(float *y, const float *x, size_t rows, size_t width);
-void ck_taylor_features_backward(float *dx, const float *dy, const float *x, size_t rows, size_t width);
 
 // Running softmax of LightNet over one sequence, rows of `width`: z_t = log(e^{z_{t−1}} + e^{x_t}), weight = e^{x_t − z_t},
 // log_decay = z_{t−1} − z_t. `past` is z before the first row; null: −∞, whose log_decay is 0.

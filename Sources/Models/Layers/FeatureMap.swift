@@ -42,7 +42,7 @@ struct FeatureMap {
     var featureWidth: Int {
         switch kind {
         case .hedgehog: FeatureMaps.Map.signedSoftmax.featureWidth(headWidth)
-        case .taylor: FeatureMaps.Map.taylor.featureWidth(headWidth)
+        case .taylor: MatrixMemoryShape.taylorWidth(headWidth)
         default: headWidth
         }
     }
@@ -50,18 +50,21 @@ struct FeatureMap {
     /// Whether products of features already contain the scale of attention.
     var isScaled: Bool { kind == .taylor }
 
-    /// `[R, H·d]` to `[R, H·featureWidth]`.
+    /// Width of a head's channels where the memory itself makes the features of them.
+    var rawWidth: Int? { kind == .taylor ? headWidth : nil }
+
+    /// `[R, H·d]` to `[R, H·featureWidth]`, or to itself where there is a `rawWidth`.
     func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable {
         switch kind {
-        case .identity: return x
+        case .identity, .taylor: return x
         case .elu: return tape.featureMap(.eluPlusOne, x, headWidth: headWidth)
         case .relu: return tape.activation(.relu, x)
         case .elementwiseProduct:
+            if layers.allSatisfy(\.isPlain) { return tape.linearProduct(x, layers.map { ($0.weight, $0.bias!) }) }
             return perHead(x, tape) { tape.multiply(layers[0]($0, tape), layers[1]($0, tape)) }
         case .t2r: return perHead(x, tape) { tape.activation(.relu, layers[0]($0, tape)) }
         case .hedgehog:
             return perHead(x, tape) { tape.featureMap(.signedSoftmax, layers[0]($0, tape), headWidth: headWidth) }
-        case .taylor: return tape.featureMap(.taylor, x, headWidth: headWidth)
         }
     }
 

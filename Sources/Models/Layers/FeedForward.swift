@@ -70,6 +70,9 @@ public struct Linear {
         update = builder.lowRankUpdate(name, input, output)
     }
 
+    /// Whether it is nothing but `x Wᵀ + b`.
+    var isPlain: Bool { update == nil }
+
     func callAsFunction(_ x: Variable, _ tape: Tape) -> Variable {
         guard let update else { return tape.linear(x, weight: weight, bias: bias) }
         return tape.linear(x, weight: weight, bias: bias, down: update.down, up: update.up, scale: update.scale)

@@ -112,12 +112,14 @@ struct MemoryHeads {
         output(norm.map { $0(o, gate: gate.map { $0(x, tape) }, tape) } ?? o, tape)
     }
 
-    func shape(_ pass: Pass, keyWidth: Int? = nil, scale: Float, normalizer: MatrixMemoryShape.Normalizer = .none)
-        -> MatrixMemoryShape
-    {
+    func shape(
+        _ pass: Pass, keyWidth: Int? = nil, rawKeyWidth: Int? = nil, scale: Float,
+        normalizer: MatrixMemoryShape.Normalizer = .none
+    ) -> MatrixMemoryShape {
         MatrixMemoryShape(
             batch: pass.batch, time: pass.time, headCount: headCount, keyWidth: keyWidth ?? self.keyWidth,
-            valueWidth: valueWidth, keyHeadCount: keyValueHeadCount, valueHeadCount: keyValueHeadCount, scale: scale,
+            valueWidth: valueWidth, keyHeadCount: keyValueHeadCount, valueHeadCount: keyValueHeadCount,
+            rawKeyWidth: rawKeyWidth, scale: scale,
             normalizer: normalizer)
     }
 

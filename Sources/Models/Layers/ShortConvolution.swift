@@ -33,9 +33,12 @@ struct ShortConvolution {
         return (y, CarryTensor(name: carryName, variable: past))
     }
 
-    /// The same over whole sequences of `time` tokens, without a carry.
-    func callAsFunction(_ x: Variable, batch: Int, time: Int, _ tape: Tape) -> Variable {
-        tape.shortConvolution(x, past: nil, weight: weight, bias: bias, silu: usesSilu, batch: batch, time: time).output
+    /// The same over whole sequences, with the middle tap on the current token.
+    func centred(_ x: Variable, _ pass: Pass) -> Variable {
+        pass.tape.shortConvolution(
+            x, past: nil, weight: weight, bias: bias, silu: usesSilu, ahead: weight.shape[2] / 2, batch: pass.batch,
+            time: pass.time
+        ).output
     }
 
     /// Multiply-adds counted as two, forward, per token.

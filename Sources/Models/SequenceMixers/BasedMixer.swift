@@ -18,7 +18,6 @@ public final class BasedMixer: SequenceMixer {
     let headCount, valueWidth: Int
     let featureSize: Int
     private let epsilon: Float
-    let map: FeatureMap
     private let query, key, value, output: Linear
     public let outputWidth: Int
 
@@ -32,7 +31,6 @@ public final class BasedMixer: SequenceMixer {
         valueWidth = width / headCount
         featureSize = try reader.int("feature_dim", default: 16, in: 1...256)
         epsilon = Float(try reader.double("eps", default: 1e-12, in: 0...1))
-        map = FeatureMap(.taylor, "", headWidth: featureSize, builder)
         query = Linear("mixer.proj_q", width, headCount * featureSize, bias: false, builder)
         key = Linear("mixer.proj_k", width, headCount * featureSize, bias: false, builder)
         value = Linear("mixer.proj_v", width, width, bias: false, builder)
@@ -45,16 +43,18 @@ public final class BasedMixer: SequenceMixer {
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
         let tape = pass.tape
         let (o, state) = tape.matrixMemory(
-            query: Columns(map(query(x, tape), tape)), key: Columns(map(key(x, tape), tape)),
-            value: Columns(value(x, tape)), past: MatrixMemoryState(state: carry["S"], norm: carry["z"]),
-            shape(batch: pass.batch, time: pass.time))
+            query: Columns(query(x, tape)), key: Columns(key(x, tape)), value: Columns(value(x, tape)),
+            past: MatrixMemoryState(state: carry["S"], norm: carry["z"]), shape(batch: pass.batch, time: pass.time))
         return (output(o, tape), carryTensors(state))
     }
 
+    /// `F`
+    var featureWidth: Int { MatrixMemoryShape.taylorWidth(featureSize) }
+
     func shape(batch: Int, time: Int) -> MatrixMemoryShape {
         MatrixMemoryShape(
-            batch: batch, time: time, headCount: headCount, keyWidth: map.featureWidth, valueWidth: valueWidth,
-            normalizer: .sum(epsilon: epsilon))
+            batch: batch, time: time, headCount: headCount, keyWidth: featureWidth, valueWidth: valueWidth,
+            rawKeyWidth: featureSize, normalizer: .sum(epsilon: epsilon))
     }
 
     func carryTensors(_ state: MatrixMemoryState) -> Carry {
@@ -62,13 +62,12 @@ public final class BasedMixer: SequenceMixer {
     }
 
     public func flopsPerToken(time: Int) -> Double {
-        let (features, chunk) = (map.featureWidth, min(time, MatrixMemoryShape.chunk))
+        let (features, chunk) = (featureWidth, min(time, MatrixMemoryShape.chunk))
         let memory = headCount * (chunk * (features + valueWidth) + 4 * features * valueWidth)
         return Double(4 * outputWidth * (headCount * featureSize + outputWidth) + memory)
     }
 
     public var savedPerToken: Int {
-        2 * headCount * (featureSize + map.featureWidth + valueWidth)
-            + headCount * map.featureWidth * valueWidth / MatrixMemoryShape.chunk
+        2 * headCount * (featureSize + valueWidth) + headCount * featureWidth * valueWidth / MatrixMemoryShape.chunk
     }
 }

@@ -73,53 +73,22 @@ public final class HydraMixer: SequenceMixer {
     public func forward(_ x: Variable, carry: Carry, _ pass: Pass) -> (Variable, Carry) {
         let tape = pass.tape
         let pieces = tape.linear(x, weight: projection, splitting: [innerWidth, channels, headCount, headCount])
-        let xBC = centred(pieces[1], pass)
-        let values = tape.gathered(xBC, columns: 0..<innerWidth, rows: order(pass) { $0 })
-        let reversed = tape.gathered(xBC, columns: 0..<channels, rows: order(pass) { pass.time - 1 - $0 })
-        let reversedSteps = tape.gathered(
-            pieces[3], columns: 0..<headCount, rows: order(pass) { pass.time - 1 - $0 })
-        let states = groupCount * stateSize
-        let onwards = memory(xBC, pieces[2], keys: innerWidth, queries: innerWidth + states, pass)
-        let backwards = memory(
-            reversed, reversedSteps, keys: innerWidth + 2 * states, queries: innerWidth + 3 * states, pass)
-        // Both see what lies strictly before their token, on their side.
-        let left = tape.gathered(onwards, columns: 0..<innerWidth, rows: order(pass) { $0 - 1 })
-        let right = tape.gathered(backwards, columns: 0..<innerWidth, rows: order(pass) { pass.time - 2 - $0 })
-        let own = tape.scaledHeads(values, by: tape.linear(values, weight: diagonal, bias: skip))
-        let y = tape.add(tape.add(left, right), own)
-        return (output(norm(y, gate: pieces[0], tape), tape), [])
-    }
-
-    /// One direction, over all tokens up to and with each.
-    private func memory(_ xBC: Variable, _ rawSteps: Variable, keys: Int, queries: Int, _ pass: Pass) -> Variable {
-        let (steps, logDecay) = pass.tape.decayGate(rawSteps, bias: stepBias, logRate: logRate)
-        return pass.tape.matrixMemory(
-            query: Columns(xBC, from: queries), key: Columns(xBC, from: keys), value: Columns(xBC),
-            logDecay: logDecay, valueScale: steps, past: MatrixMemoryState(),
+        let xBC = convolution.centred(pieces[1], pass)
+        func side(_ side: MatrixMemoryShape.Side, _ rawSteps: Variable, keys: Int) -> MemorySide {
+            let (steps, logDecay) = tape.decayGate(rawSteps, bias: stepBias, logRate: logRate)
+            let keys = innerWidth + keys * groupCount * stateSize
+            return MemorySide(
+                side, keys: keys, queries: keys + groupCount * stateSize, logDecay: logDecay, valueScale: steps)
+        }
+        let y = tape.twoSidedMemory(
+            xBC, sides: [side(.before, pieces[2], keys: 0), side(.after, pieces[3], keys: 2)], weight: diagonal,
+            bias: skip
+        ) { side in
             MatrixMemoryShape(
                 batch: pass.batch, time: pass.time, headCount: headCount, keyWidth: stateSize, valueWidth: headSize,
-                queryHeadCount: groupCount, keyHeadCount: groupCount)
-        ).output
-    }
-
-    /// The causal convolution of sequences that are `W/2` zeros longer, without its first `W/2` results.
-    private func centred(_ x: Variable, _ pass: Pass) -> Variable {
-        let (tape, reach) = (pass.tape, taps / 2)
-        let time = pass.time + reach
-        let padded = (0..<pass.batch * time).map { row in
-            row % time < pass.time ? Int32(row / time * pass.time + row % time) : -1
+                queryHeadCount: groupCount, keyHeadCount: groupCount, side: side)
         }
-        let y = convolution(tape.gathered(x, columns: 0..<channels, rows: padded), batch: pass.batch, time: time, tape)
-        let kept = (0..<pass.rows).map { Int32($0 / pass.time * time + $0 % pass.time + reach) }
-        return tape.gathered(y, columns: 0..<channels, rows: kept)
-    }
-
-    /// Rows of every sequence by a rule for positions; a negative position is no row.
-    private func order(_ pass: Pass, _ position: (Int) -> Int) -> [Int32] {
-        (0..<pass.rows).map { row in
-            let source = position(row % pass.time)
-            return source < 0 ? -1 : Int32(row / pass.time * pass.time + source)
-        }
+        return (output(norm(y, gate: pieces[0], tape), tape), [])
     }
 
     public func flopsPerToken(time: Int) -> Double {
@@ -130,6 +99,6 @@ public final class HydraMixer: SequenceMixer {
     }
 
     public var savedPerToken: Int {
-        8 * innerWidth + 4 * channels + 10 * headCount + 2 * innerWidth * stateSize / MatrixMemoryShape.chunk
+        3 * innerWidth + 2 * channels + 11 * headCount + 2 * innerWidth * stateSize / MatrixMemoryShape.chunk
     }
 }

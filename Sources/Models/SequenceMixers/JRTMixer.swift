@@ -50,16 +50,14 @@ public final class JRTMixer: SequenceMixer {
             let rows = (0..<pass.batch * time).map { Int32($0 / time * pass.time + $0 % time) }
             prefix = tape.gathered(x, columns: 0..<outputWidth, rows: rows)
         }
-        // Only the state is used; the keys stand in for the queries that nobody asks.
-        let features = Columns(decoder.map(key(prefix, tape), tape))
-        let (_, state) = tape.matrixMemory(
-            query: features, key: features, value: Columns(value(prefix, tape)), past: MatrixMemoryState(),
+        let state = tape.matrixMemoryState(
+            key: Columns(key(prefix, tape)), value: Columns(value(prefix, tape)), past: MatrixMemoryState(),
             decoder.shape(batch: pass.batch, time: time))
         return decoder.carryTensors(state)
     }
 
     public func flopsPerToken(time: Int) -> Double {
-        let memory = 2 * decoder.headCount * decoder.map.featureWidth * decoder.valueWidth
+        let memory = 2 * decoder.headCount * decoder.featureWidth * decoder.valueWidth
         let encoder = 2 * outputWidth * (decoder.headCount * decoder.featureSize + outputWidth) + memory
         return decoder.flopsPerToken(time: time) + Double(encoder) * Double(min(prefixLength, time)) / Double(time)
     }

@@ -44,7 +44,7 @@ public final class LinearAttentionMixer: SequenceMixer {
             query: Columns(queryMap(q, tape)), key: Columns(keyMap(k, tape)), value: Columns(v),
             past: MatrixMemoryState(state: carry["S"], norm: carry["z"]),
             heads.shape(
-                pass, keyWidth: queryMap.featureWidth, scale: scale,
+                pass, keyWidth: queryMap.featureWidth, rawKeyWidth: queryMap.rawWidth, scale: scale,
                 normalizer: isNormalized ? .sum(epsilon: 1e-10) : .none))
         let named = [("S", state.state), ("z", state.norm)]
         let carryOut = named.compactMap { name, variable in variable.map { CarryTensor(name: name, variable: $0) } }

@@ -9,7 +9,9 @@ import Testing
             parameterCount: 10 * (40 + 56 + 8) + 8 * 56 + 12 + 80 + 20),
         MixerCase(
             "hydra", ["state_size": "4", "head_size": "6", "group_count": "2", "conv_size": "3"], width: 12,
-            parameterCount: 12 * (48 + 56 + 8) + 4 * 56 + 12 + 96 + 24),
+            parameterCount: 12 * (48 + 56 + 8) + 4 * 56 + 12 + 96 + 24,
+            // A_log starts at 0, so that its steps are too small for the rounding of the loss.
+            differenceTolerance: 1e-2),
     ]
 
     @Test(arguments: cases) func obeysTheLaws(_ mixerCase: MixerCase) throws {

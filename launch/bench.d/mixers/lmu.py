@@ -4,6 +4,8 @@ from torch import nn
 MIXER = "{ type: lmu, memory_size: 256, theta: 512 }"
 # tanh; its derivative needs none.
 FUNCTIONS = 512
+# As rhn, 2.4 MB of recurrent weights.
+STREAM = (768 * 768 * 4, 2 / 4, 2 * 2 * 768 * 768)
 
 
 class LMU(nn.Module):
