@@ -99,7 +99,7 @@ struct UnitEstimate {
         }
         temporaryBytes = layers.enumerated().map { index, layer in
             let isHead = index == layers.count - 1
-            let work = max(layer.savedPerToken * tokens, isHead ? headRows * model.vocabularySize : 0)
+            let work = max(layer.workPerToken * tokens, isHead ? headRows * model.vocabularySize : 0)
             let messageWidth = max(inputWidths[index], isHead ? 0 : layer.outputWidth)
             return 4 * (work + 4 * messageWidth * tokens)
         }
@@ -136,6 +136,23 @@ struct UnitEstimate {
         return zip(links, linkBytes).reduce(0) { sum, link in
             sum + (owned.contains(link.0.from) == owned.contains(link.0.to) ? 0 : 4 * link.1)
         }
+    }
+
+    /// Messages on the line that wait for their sends to end, of which each stage may have a window full. Those of one
+    /// recorded stage are among its temporaries.
+    ///
+    /// - Parameters:
+    ///   - stages: of one rank.
+    ///   - unitCount: of a stage in one step.
+    func lineMessageBytes(_ stages: [Range<Int>], forwardOnly: (Range<Int>) -> Bool, unitCount: Int) -> Int {
+        let held = min(unitCount, LoweringOptions().sendWindow)
+        func bytes(_ stage: Range<Int>) -> Int {
+            held
+                * (inputBytes[stage.lowerBound]
+                    + (stage.upperBound < inputBytes.count ? inputBytes[stage.upperBound] : 0))
+        }
+        let recorded = stages.filter { !forwardOnly($0) }.map(bytes)
+        return stages.filter(forwardOnly).map(bytes).reduce(0, +) + recorded.reduce(0, +) - (recorded.max() ?? 0)
     }
 
     func layerCosts(isRecomputed: Bool) -> [LayerCost] {
