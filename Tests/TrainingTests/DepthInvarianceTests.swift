@@ -123,6 +123,38 @@ import Training
         }
     }
 
+    // MARK: Draws
+
+    /// From the zero state, with the same tokens and parameters, only the number of iterations tells steps apart.
+    @Test func stepsDrawTheirNumbersOfIterations() throws {
+        var fixture = Self.fixture("depth")
+        fixture.model = fixture.model.replacing("dropout: 0.1", with: "dropout: 0")
+            .replacing("maximum: 7 }", with: "maximum: 7 }, state: zero")
+        let losses = try InProcessWorld.run(size: 1) { [fixture] communicator in
+            let session = try fixture.session(communicator)
+            return try (1...12).map { try session.trainStep(fixture.tokens(step: 1), step: $0, rate: 0).loss }
+        }[0]
+        #expect((3...7).contains(Set(losses).count), "\(losses)")
+    }
+
+    /// Every sample and position starts from a state of its own, however the sequence is cut.
+    @Test func statesBelongToSamplesAndPositions() throws {
+        func losses(_ settings: [String: String]) throws -> [Double] {
+            try InProcessWorld.run(size: 1) { communicator in
+                let fixture = Self.fixture("depth", settings.merging(["micro_batches": "1"]) { $1 })
+                let session = try fixture.session(communicator)
+                let one = fixture.tokens(step: 1, rows: 1)
+                let twice = TokenBatch(
+                    rows: 2, time: one.time, inputs: one.inputs + one.inputs, targets: one.targets + one.targets,
+                    restarts: [true, true])
+                return try [one, twice].map { try session.evaluate([$0], isStream: false).loss }
+            }[0]
+        }
+        let (whole, cut) = (try losses([:]), try losses(["chunks": "3"]))
+        #expect(abs(whole[1] - 2 * whole[0]) > 1e-5 * whole[0])
+        for (a, b) in zip(whole, cut) { #expect(abs(a - b) < 1e-6 * a, "\(a), \(b)") }
+    }
+
     // MARK: Memory
 
     /// A rank of forward-only stages alone, rings, and what is recomputed; steps of few and of many iterations.

@@ -237,19 +237,59 @@ import Training
 
     // MARK: Balance
 
-    /// `bias += u · sign(mean load − load)`: with equal gates all tokens end first, and its bias falls; the others' rise.
+    /// `bias += u · sign(mean load − load)`: with equal gates all tokens end first, and its bias falls, the others' rise;
+    /// so in the next step all end second.
     @Test func biasesFollowTheLoads() throws {
         var fixture = Self.fixture("token", ["micro_batches": "3"])
         fixture.model = fixture.model.replacing("type: token,", with: "type: token, temperature: 1e30,")
         for ranks in [1, 2] {
             let biases = try InProcessWorld.run(size: ranks, timeout: 60) { [fixture] communicator -> [Float]? in
                 let session = try fixture.session(communicator)
-                let result = try session.trainStep(fixture.tokens(step: 1), step: 1, rate: 0)
-                #expect(result.auxiliary.keys.sorted() == ["router_z"])
+                for step in 1...2 {
+                    let result = try session.trainStep(fixture.tokens(step: step), step: step, rate: 0)
+                    #expect(result.auxiliary.keys.sorted() == ["router_z"])
+                }
                 return session.heldParameters.first { $0.parameter.name == "model.layers.0.router_bias" }?
                     .parameter.value.array
             }
-            #expect(biases.compactMap { $0 } == [[-0.05, 0.05, 0.05]])
+            #expect(biases.compactMap { $0 } == [[0, 0, 0.1]])
+        }
+    }
+
+    /// From the last step of the warm-up on capacities are those without one.
+    @Test func warmupEndsAtItsStep() throws {
+        func losses(_ warmup: Int) throws -> [Double] {
+            var fixture = Self.fixture("expert")
+            fixture.model = fixture.model.replacing("warmup_steps: 3", with: "warmup_steps: \(warmup)")
+            return try InProcessWorld.run(size: 1) { [fixture] communicator in
+                let session = try fixture.session(communicator)
+                return try (1...4).map { try session.trainStep(fixture.tokens(step: 1), step: $0, rate: 0).objective }
+            }[0]
+        }
+        let (warm, plain) = (try losses(3), try losses(0))
+        #expect(zip(warm, plain).map { $0 == $1 } == [false, false, true, true])
+    }
+
+    /// Recurrent layers that see other tokens, or run in other steps, start every batch afresh.
+    @Test(arguments: ["count: 2, router: { capacity: [0.9, 0.5] }", "depth: { mean: 2, backpropagated: 1 }"])
+    func chosenTokensLeaveNoStateToTheNextBatch(recursion: String) throws {
+        let fixture = RunFixture(
+            model: """
+                vocabulary_size: 29
+                width: 8
+                layers: [{ recursion: { \(recursion) }, layers: [{ mixer: { type: gru } }] }]
+                """)
+        #expect(try fixture.train(ranks: 1, isStream: true) == fixture.train(ranks: 1))
+    }
+
+    @Test func theAuxiliaryRouterLearnsTenTimesAsFast() throws {
+        let rules = try InProcessWorld.run(size: 1) { communicator in
+            try Self.fixture("expert").session(communicator).model.registry.parameters
+                .filter { $0.name.contains("router") }.map { ($0.name, $0.updateRule) }
+        }[0]
+        #expect(rules.count == 12)
+        for (name, rule) in rules {
+            #expect(rule == .optimizer(rateFactor: name.contains("mlp_router") ? 10 : 1), "\(name)")
         }
     }
 

@@ -47,6 +47,8 @@ struct UnitEstimate {
     let temporaryBytes: [Int]
     /// Of the activation that enters each layer; 0 for token ids.
     private let inputBytes: [Int]
+    /// As above at most, where tokens are routed with their numbers.
+    private let lineBytes: [Int]
 
     init(
         model: Model, cut: BatchCut, replicaCount: Int, optimizerCopies: Int, timings measured: [LayerTiming]?,
@@ -96,6 +98,9 @@ struct UnitEstimate {
         let inputWidths = layers.indices.map { $0 == 0 ? 0 : layers[$0 - 1].outputWidth }
         inputBytes = inputWidths.enumerated().map { index, width in
             index == 0 ? 0 : 4 * width * rows * layers[index - 1].outputTime(length)
+        }
+        lineBytes = inputWidths.enumerated().map { index, width in
+            index == 0 ? 0 : 4 * (width + (layers[index - 1].routesTokens ? 1 : 0)) * tokens
         }
         temporaryBytes = layers.enumerated().map { index, layer in
             let isHead = index == layers.count - 1
@@ -148,8 +153,8 @@ struct UnitEstimate {
         let held = min(unitCount, LoweringOptions().sendWindow)
         func bytes(_ stage: Range<Int>) -> Int {
             held
-                * (inputBytes[stage.lowerBound]
-                    + (stage.upperBound < inputBytes.count ? inputBytes[stage.upperBound] : 0))
+                * (lineBytes[stage.lowerBound]
+                    + (stage.upperBound < lineBytes.count ? lineBytes[stage.upperBound] : 0))
         }
         let recorded = stages.filter { !forwardOnly($0) }.map(bytes)
         return stages.filter(forwardOnly).map(bytes).reduce(0, +) + recorded.reduce(0, +) - (recorded.max() ?? 0)
