@@ -33,21 +33,34 @@ final class LayerStack {
     /// - Throws: `ConfigurationError` at the offending key.
     func append(_ entries: [ConfigurationReader]) throws(ConfigurationError) { try append(entries, depth: 0) }
 
-    /// Blocks of a list as applied.
-    static func depth(_ entries: [ConfigurationReader]) throws(ConfigurationError) -> Int {
+    /// Most blocks as applied: cutting them into stages takes memory for the square of their number.
+    static let blockLimit = 10_000
+
+    /// Blocks of a list as applied, with a recurrent depth's `iterations`.
+    ///
+    /// - Throws: where they are more than `blockLimit`.
+    static func depth(
+        _ entries: [ConfigurationReader], _ iterations: KeyPath<RecurrentDepth, Int>
+    ) throws(ConfigurationError) -> Int {
         var sum = 0
         for entry in entries {
             var count = 1
             if entry.has("layers") {
-                count = try depth(try entry.sections("layers"))
+                count = try depth(try entry.sections("layers"), iterations)
                 if entry.has("recursion") {
                     let recursion = try entry.section("recursion")
                     count *=
                         recursion.has("depth")
-                        ? try RecurrentDepth(recursion, width: 1).mean : try RecursionSettings(recursion).count
+                        ? try RecurrentDepth(recursion, width: 1)[keyPath: iterations]
+                        : try RecursionSettings(recursion).count
                 }
             }
             sum += try entry.int("repeat", default: 1, in: 1...100_000) * count
+            if sum > blockLimit {
+                throw entry.error(
+                    entry.has("recursion") ? "recursion" : "repeat",
+                    "the model comes to \(sum) blocks as applied; at most \(blockLimit) are possible")
+            }
         }
         return sum
     }
@@ -59,6 +72,7 @@ final class LayerStack {
                 if depth == 8 { throw entry.error("layers", "groups nest at most eight deep") }
                 let inner = try entry.sections("layers")
                 if entry.has("recursion") {
+                    if inner.isEmpty { throw entry.error("layers", "a shared block needs a layer at least") }
                     let section = try entry.section("recursion")
                     for _ in 0..<count { try appendRecursion(section, inner) }
                     try section.finish()
@@ -142,6 +156,11 @@ final class LayerStack {
             }
         }
         let end = nextIndex
+        if settings.relaxation != nil, !layers[(first - 1)...].flatMap(\.uses).contains(where: \.isCorrection) {
+            throw reader.error(
+                "relaxation",
+                "no layer of the block has a matrix that 'targets' names; name others, or remove the section")
+        }
         if let router = settings.router { append(router, settings.count, firstName, block.count) }
         nextName = firstName + (settings.router.map { $0.kind == .expert ? settings.count : 1 } ?? depth)
         recursions.append(

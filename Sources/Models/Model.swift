@@ -89,7 +89,8 @@ public final class Model {
             builder("model", 0, width))
 
         let entries = try reader.sections("layers")
-        defaults.depth = try LayerStack.depth(entries)
+        _ = try LayerStack.depth(entries, \.maximum)
+        defaults.depth = try LayerStack.depth(entries, \.mean)
         let stack = LayerStack(registry, defaults, width: width, finalNorm: NormKind(rawValue: finalNorm)!)
         try stack.append(entries)
         try stack.appendExits()

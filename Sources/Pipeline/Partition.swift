@@ -90,8 +90,9 @@ public struct Partition: Hashable, Sendable {
         let units = liveUnits ?? Array(repeating: 0, count: stageCount)
         // Summed layer by layer, not as differences of running sums: stages of equal layers then tie exactly.
         let times = Self.rangeSums(layers.map(\.time))
-        let fixed = Self.rangeSums(layers.map { Double($0.fixedBytes) })
-        let activations = Self.rangeSums(layers.map { Double($0.activationBytes) })
+        let isLimited = memoryLimit != nil
+        let fixed = isLimited ? Self.rangeSums(layers.map { Double($0.fixedBytes) }) : []
+        let activations = isLimited ? Self.rangeSums(layers.map { Double($0.activationBytes) }) : []
         func bytes(_ stage: Int, _ first: Int, _ count: Int) -> Double {
             fixed[first][count] + activations[first][count] * Double(units[stage])
         }

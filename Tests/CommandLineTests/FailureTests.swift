@@ -40,6 +40,38 @@ import Testing
             "seqtrain: parallel.memory_limit 100.0 KiB per rank"
         ),
         (
+            recursive("count: 3, relaxation: { rank: 2, targets: [gate_proj] }"), 2,
+            "seqtrain: command line override 'model.layers=[\(recursion("count: 3, relaxation: { rank: 2, targets: [gate_proj] }"))]': 'model.layers[0].recursion.relaxation': no layer of the block has a matrix that 'targets' names; name others, or remove the section"
+        ),
+        (
+            recursive("count: 10000"), 2,
+            "seqtrain: command line override 'model.layers=[\(recursion("count: 10000"))]': 'model.layers[0].recursion': the model comes to 20000 blocks as applied; at most 10000 are possible"
+        ),
+        (
+            ["model.layers=[{ recursion: { count: 3 }, layers: [] }]"], 2,
+            "seqtrain: command line override 'model.layers=[{ recursion: { count: 3 }, layers: [] }]': 'model.layers[0].layers': a shared block needs a layer at least"
+        ),
+        (
+            ["parallel.rings=2", "--local-ranks", "2"], 2,
+            "seqtrain: command line override 'parallel.rings=2': 'parallel.rings': only placement: ring has rings; set that, or remove the key"
+        ),
+        (
+            ["parallel.placement=ring", "--local-ranks", "2"], 2,
+            "seqtrain: parallel.placement is ring, which needs a model with one shared block (a group of layers with a 'recursion' section, sharing: cycle); this one has none; leave placement out"
+        ),
+        (
+            recursive("count: 3") + ["parallel.placement=ring", "--local-ranks", "7"], 2,
+            "seqtrain: 7 ranks cannot form rings for a shared block of 2 layers in 3 recursions: each ring needs equally many ranks, at most one per layer, and a recursion of its own; start 6 ranks, or use another placement"
+        ),
+        (
+            recursive("count: 3") + ["parallel.placement=ring", "parallel.rings=3"], 2,
+            "seqtrain: 1 rank cannot form 3 rings for a shared block of 2 layers in 3 recursions: each ring needs equally many ranks, at most one per layer, and a recursion of its own; set parallel.rings to 1"
+        ),
+        (
+            recursive("count: 3, router: {}") + ["parallel.chunks=2"], 2,
+            "seqtrain: parallel.chunks is 2, but layer 'model.layers.0.mor_router' cannot be cut in time: a router of type expert compares the tokens of a whole sequence; set parallel.chunks=1"
+        ),
+        (
             ["checkpoint.directory=$/text.txt/run"], 1,
             "seqtrain: "
         ),
@@ -103,6 +135,12 @@ import Testing
             "seqtrain: command line override 'train.objective={type: masked}': 'train.objective': a task has targets of its own; remove the key, or train on text"
         ),
     ]
+
+    /// A model of one shared block, two recurrent layers.
+    private static func recursive(_ keys: String) -> [String] { ["model.layers=[\(recursion(keys))]"] }
+    private static func recursion(_ keys: String) -> String {
+        "{ recursion: { \(keys) }, layers: [{ repeat: 2, mixer: { type: gru } }] }"
+    }
 
     @Test(arguments: mistakes.indices) func message(_ index: Int) throws {
         let (arguments, status, message) = Self.mistakes[index]

@@ -87,4 +87,19 @@ import Testing
             #expect("\(error)" == expected)
         }
     }
+
+    // MARK: Rings
+
+    /// Two laps of four layers on two ranks: what stands before the block, and laps that take unlike times, move the cut.
+    @Test(
+        arguments: [
+            ([0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0], [4, 2, 2, 3]), ([0, 6, 1, 1, 1, 1, 1, 1, 1, 1, 0], [3, 3, 1, 4]),
+            ([0, 0, 1, 1, 1, 1, 4, 0, 0, 0, 0], [3, 3, 1, 4]), ([0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 6], [5, 1, 3, 2]),
+        ] as [([Double], [Int])])
+    func ringsWeighAllLaps(times: [Double], counts: [Int]) throws {
+        let ring = try RingPartition(
+            times: times, block: 2..<10, lapCount: 2, rankCount: 2, ringCount: 1, endsAtHome: false)
+        #expect(ring.partition.layerCounts == counts)
+        #expect(ring.placement.ranks == [0, 1, 0, 1])
+    }
 }

@@ -1,5 +1,6 @@
 import Communication
 import Pipeline
+import Tensors
 import TestSupport
 import Testing
 import Training
@@ -101,36 +102,15 @@ import Training
         #expect(expected.contains(statistic.value), "\(statistic.value)")
     }
 
-    /// Twenty steps, and the same twenty with a change of ranks after ten.
+    /// Twenty steps, and the same twenty with a change of ranks after ten: unrolled, then on a ring.
     @Test(arguments: models.keys.sorted()) func resumesOnOtherRanks(model: String) throws {
-        let directory = TemporaryDirectory()
-        let path = directory.path
-        let text = directory.file("text.txt", String(repeating: "the quick brown fox jumps\n", count: 40))
-        func run(_ ranks: Int, _ steps: ClosedRange<Int>, savesAt last: Int?) throws -> [Double] {
-            try InProcessWorld.run(size: ranks, timeout: 60) { communicator in
-                let fixture = Self.fixture(model, ["micro_batches": "2"])
-                let session = try fixture.session(communicator, ready: false)
-                session.prepareOptimizer()
-                let data = DataConfiguration(
-                    format: .characters, source: .cut([text], shares: [1]), sampling: .random,
-                    sequenceLength: fixture.time, batchSize: fixture.batch)
-                let store = try CheckpointStore(
-                    directory: path + "/run", session: session, data: try DataSet(data, seed: 1),
-                    resolvedConfiguration: "")
-                if steps.lowerBound == 1 {
-                    session.materializeParameters()
-                } else {
-                    #expect(try store.resume()?.step == steps.lowerBound - 1)
-                }
-                let losses = try steps.map {
-                    try session.trainStep(fixture.tokens(step: $0), step: $0, rate: 0.02).loss
-                }
-                if let last { _ = try store.save(step: last) }
-                return losses
-            }[0]
-        }
-        let whole = try run(1, 1...20, savesAt: nil)
-        #expect(try run(3, 1...10, savesAt: 10) + run(2, 11...20, savesAt: nil) == whole)
+        let (fixture, directory) = (Self.fixture(model, ["micro_batches": "2"]), TemporaryDirectory())
+        let ring = Self.fixture(model, ["micro_batches": "2", "placement": "ring", "schedule": "breadth_first"])
+        let whole = try fixture.losses(1...20, ranks: 1, in: directory)
+        let parts =
+            try fixture.losses(1...10, ranks: 3, in: directory, saves: true)
+            + ring.losses(11...20, ranks: 2, in: directory)
+        #expect(parts == whole)
     }
 
     /// Carries of iterations that a step runs, forward only or not.
@@ -140,6 +120,75 @@ import Training
             let differences = try Self.fixture(model, ["chunks": "3", "schedule": schedule]).train(ranks: ranks)
                 .differences(from: reference)
             #expect(differences.isEmpty, "\(model), \(ranks) ranks, \(schedule): \(differences)")
+        }
+    }
+
+    // MARK: Draws
+
+    /// From the zero state, with the same tokens and parameters, only the number of iterations tells steps apart.
+    @Test func stepsDrawTheirNumbersOfIterations() throws {
+        var fixture = Self.fixture("depth")
+        fixture.model = fixture.model.replacing("dropout: 0.1", with: "dropout: 0")
+            .replacing("maximum: 7 }", with: "maximum: 7 }, state: zero")
+        let losses = try InProcessWorld.run(size: 1) { [fixture] communicator in
+            let session = try fixture.session(communicator)
+            return try (1...12).map { try session.trainStep(fixture.tokens(step: 1), step: $0, rate: 0).loss }
+        }[0]
+        #expect((3...7).contains(Set(losses).count), "\(losses)")
+    }
+
+    /// Every sample and position starts from a state of its own, however the sequence is cut.
+    @Test func statesBelongToSamplesAndPositions() throws {
+        func losses(_ settings: [String: String]) throws -> [Double] {
+            try InProcessWorld.run(size: 1) { communicator in
+                let fixture = Self.fixture("depth", settings.merging(["micro_batches": "1"]) { $1 })
+                let session = try fixture.session(communicator)
+                let one = fixture.tokens(step: 1, rows: 1)
+                let twice = TokenBatch(
+                    rows: 2, time: one.time, inputs: one.inputs + one.inputs, targets: one.targets + one.targets,
+                    restarts: [true, true])
+                return try [one, twice].map { try session.evaluate([$0], isStream: false).loss }
+            }[0]
+        }
+        let (whole, cut) = (try losses([:]), try losses(["chunks": "3"]))
+        #expect(abs(whole[1] - 2 * whole[0]) > 1e-5 * whole[0])
+        for (a, b) in zip(whole, cut) { #expect(abs(a - b) < 1e-6 * a, "\(a), \(b)") }
+    }
+
+    // MARK: Memory
+
+    /// A rank of forward-only stages alone, rings, and what is recomputed; steps of few and of many iterations.
+    @Test(arguments: [
+        (3, ["schedule": "1f1b", "partition": "[3, 15, 9]"]), (4, ["schedule": "zb_h1", "partition": "[4, 7, 7, 9]"]),
+        (3, ["schedule": "gpipe", "partition": "[3, 15, 9]", "rematerialize": "always"]),
+        (2, ["placement": "ring", "schedule": "interleaved"]),
+        (3, ["placement": "ring", "schedule": "zb_interleaved"]),
+    ])
+    func memoryStaysBelowTheLayoutsPrediction(ranks: Int, settings: [String: String]) throws {
+        var fixture = Self.fixture("depth", settings)
+        fixture.model = fixture.model.replacing("width: 8", with: "width: 64")
+        fixture.time = 64
+        for (rank, bytes) in try fixture.peakBytes(ranks: ranks, steps: 6).enumerated() {
+            #expect(bytes.measured <= bytes.predicted, "\(settings), rank \(rank): \(bytes)")
+        }
+    }
+
+    /// Whatever the steps run, they leave nothing behind.
+    @Test func sampledDepthsLeaveNothingBehind() throws {
+        for settings in [["schedule": "1f1b"], ["placement": "ring", "schedule": "breadth_first"]] {
+            let fixture = Self.fixture("depth", settings)
+            _ = try InProcessWorld.run(size: 2, timeout: 60) { communicator in
+                let session = try fixture.session(communicator)
+                let pool = session.context.pool
+                var history: [(live: Int, system: Int)] = []
+                for step in 1...40 {
+                    _ = try session.trainStep(fixture.tokens(step: step), step: step, rate: 0.01)
+                    history.append((pool.liveBytes, pool.systemAllocationCount))
+                }
+                #expect(Set(history.dropFirst().map(\.live)).count == 1)
+                // A depth that has not come before takes buffers; receives may be posted a little earlier or later.
+                #expect(history[39].system - history[19].system <= 4, "\(history.map(\.system))")
+            }
         }
     }
 }

@@ -124,6 +124,36 @@ import Training
         #expect(abs(many[0] - one) < 1e-14 * one)
     }
 
+    // MARK: Recursive depth
+
+    /// Replicas draw the same numbers of iterations, and share one router bias: every micro-batch has the loss that it
+    /// has with one pipeline, whatever the placement, and a run repeats itself.
+    @Test(arguments: ["depth", "expert", "token", "halting"]) func recursionsAreThoseOfOnePipeline(name: String) throws
+    {
+        func fixture(_ settings: [String: String]) -> RunFixture {
+            let settings = ["micro_batches": "5"].merging(settings) { $1 }
+            return RoutedInvarianceTests.models[name] == nil
+                ? DepthInvarianceTests.fixture(name, settings) : RoutedInvarianceTests.fixture(name, settings)
+        }
+        let one = try fixture([:]).train(ranks: 1)
+        let two = try fixture(["replicas": "2"]).train(ranks: 2)
+        for (a, b) in zip(one.losses, two.losses) {
+            let (a, b) = (Double(bitPattern: a), Double(bitPattern: b))
+            #expect(abs(a - b) < Self.lossTolerance * a, "\(a), \(b)")
+        }
+        let (first, of) = (Double(bitPattern: two.losses[0]), Double(bitPattern: one.losses[0]))
+        #expect(abs(first - of) < 1e-14 * of)
+        // Signs of whole numbers, which replicas add up exactly.
+        for (key, bits) in one.parameters where key.contains("router_bias") {
+            #expect(two.parameters[key] == [bits[0], bits[0]])
+        }
+        for settings in [["schedule": "zb_h1"], ["schedule": "breadth_first", "placement": "ring"]] {
+            let other = try fixture(settings.merging(["replicas": "2"]) { $1 }).train(ranks: 4)
+            let differences = other.differences(from: two)
+            #expect(differences.isEmpty, "\(name), \(settings): \(differences)")
+        }
+    }
+
     // MARK: Memory
 
     /// ZeRO-1: the optimiser's state is shared out over replicas; parameters are not.

@@ -175,6 +175,24 @@ import Training
         #expect(some["load_entropy"]! > 0)
     }
 
+    /// Interrupted while capacities still fall, or with biases on their way, and gone on with elsewhere.
+    @Test(arguments: ["expert", "token", "token, every gate"]) func resumesOnOtherRanks(model: String) throws {
+        var fixture = Self.fixture(model)
+        fixture.model = fixture.model.replacing("warmup_steps: 3", with: "warmup_steps: 5")
+        fixture.model = fixture.model.replacing("warmup_steps: 1", with: "warmup_steps: 5")
+        var ring = fixture
+        ring.parallel.merge(["placement": "ring", "schedule": "zb_interleaved"]) { $1 }
+        let whole = try fixture.losses(1...8, ranks: 1, in: TemporaryDirectory())
+        for last in [3, 5] {
+            let (start, rest) = (last == 3 ? fixture : ring, last == 3 ? ring : fixture)
+            let directory = TemporaryDirectory()
+            let parts =
+                try start.losses(1...last, ranks: 2, in: directory, saves: true)
+                + rest.losses(last + 1...8, ranks: 3, in: directory)
+            #expect(parts == whole, "\(model), interrupted after step \(last)")
+        }
+    }
+
     // MARK: Limits
 
     /// What a router that stops no token leaves of a recursion, written out with skips.
@@ -227,14 +245,19 @@ import Training
         for (a, b) in zip(routed.parameters, plain.parameters) { assertClose(limit.name, b, a, ratio: 1e-4) }
     }
 
-    @Test func memoryStaysBelowTheLayoutsPrediction() throws {
-        for (model, schedule) in [("expert", "zb_h1"), ("token", "1f1b"), ("shared keys", "gpipe")] {
-            var fixture = Self.fixture(model, ["micro_batches": "5", "schedule": schedule])
-            fixture.model = fixture.model.replacing("width: 8", with: "width: 64")
-            fixture.time = 64
-            for (rank, (measured, predicted)) in try fixture.peakBytes(ranks: 2).enumerated() {
-                #expect(measured <= predicted, "\(model), rank \(rank): \(measured) bytes, not \(predicted)")
-            }
+    @Test(arguments: [
+        ("expert", ["schedule": "zb_h1"]), ("token", ["schedule": "1f1b"]), ("shared keys", ["schedule": "gpipe"]),
+        ("expert", ["schedule": "interleaved", "placement": "ring"]),
+        ("token", ["schedule": "breadth_first", "placement": "ring"]),
+        ("shared keys", ["schedule": "zb_interleaved", "placement": "ring"]),
+        ("token, every gate", ["schedule": "interleaved", "placement": "ring", "rematerialize": "always"]),
+    ])
+    func memoryStaysBelowTheLayoutsPrediction(model: String, settings: [String: String]) throws {
+        var fixture = Self.fixture(model, settings.merging(["micro_batches": "5"]) { $1 })
+        fixture.model = fixture.model.replacing("width: 8", with: "width: 64")
+        fixture.time = 64
+        for (rank, bytes) in try fixture.peakBytes(ranks: 2).enumerated() {
+            #expect(bytes.measured <= bytes.predicted, "\(model), \(settings), rank \(rank): \(bytes)")
         }
     }
 
@@ -283,19 +306,59 @@ import Training
 
     // MARK: Balance
 
-    /// `bias += u · sign(mean load − load)`: with equal gates all tokens end first, and its bias falls; the others' rise.
+    /// `bias += u · sign(mean load − load)`: with equal gates all tokens end first, and its bias falls, the others' rise;
+    /// so in the next step all end second.
     @Test func biasesFollowTheLoads() throws {
         var fixture = Self.fixture("token", ["micro_batches": "3"])
         fixture.model = fixture.model.replacing("type: token,", with: "type: token, temperature: 1e30,")
         for ranks in [1, 2] {
             let biases = try InProcessWorld.run(size: ranks, timeout: 60) { [fixture] communicator -> [Float]? in
                 let session = try fixture.session(communicator)
-                let result = try session.trainStep(fixture.tokens(step: 1), step: 1, rate: 0)
-                #expect(result.auxiliary.keys.sorted() == ["router_z"])
+                for step in 1...2 {
+                    let result = try session.trainStep(fixture.tokens(step: step), step: step, rate: 0)
+                    #expect(result.auxiliary.keys.sorted() == ["router_z"])
+                }
                 return session.heldParameters.first { $0.parameter.name == "model.layers.0.router_bias" }?
                     .parameter.value.array
             }
-            #expect(biases.compactMap { $0 } == [[-0.05, 0.05, 0.05]])
+            #expect(biases.compactMap { $0 } == [[0, 0, 0.1]])
+        }
+    }
+
+    /// From the last step of the warm-up on capacities are those without one.
+    @Test func warmupEndsAtItsStep() throws {
+        func losses(_ warmup: Int) throws -> [Double] {
+            var fixture = Self.fixture("expert")
+            fixture.model = fixture.model.replacing("warmup_steps: 3", with: "warmup_steps: \(warmup)")
+            return try InProcessWorld.run(size: 1) { [fixture] communicator in
+                let session = try fixture.session(communicator)
+                return try (1...4).map { try session.trainStep(fixture.tokens(step: 1), step: $0, rate: 0).objective }
+            }[0]
+        }
+        let (warm, plain) = (try losses(3), try losses(0))
+        #expect(zip(warm, plain).map { $0 == $1 } == [false, false, true, true])
+    }
+
+    /// Recurrent layers that see other tokens, or run in other steps, start every batch afresh.
+    @Test(arguments: ["count: 2, router: { capacity: [0.9, 0.5] }", "depth: { mean: 2, backpropagated: 1 }"])
+    func chosenTokensLeaveNoStateToTheNextBatch(recursion: String) throws {
+        let fixture = RunFixture(
+            model: """
+                vocabulary_size: 29
+                width: 8
+                layers: [{ recursion: { \(recursion) }, layers: [{ mixer: { type: gru } }] }]
+                """)
+        #expect(try fixture.train(ranks: 1, isStream: true) == fixture.train(ranks: 1))
+    }
+
+    @Test func theAuxiliaryRouterLearnsTenTimesAsFast() throws {
+        let rules = try InProcessWorld.run(size: 1) { communicator in
+            try Self.fixture("expert").session(communicator).model.registry.parameters
+                .filter { $0.name.contains("router") }.map { ($0.name, $0.updateRule) }
+        }[0]
+        #expect(rules.count == 12)
+        for (name, rule) in rules {
+            #expect(rule == .optimizer(rateFactor: name.contains("mlp_router") ? 10 : 1), "\(name)")
         }
     }
 

@@ -104,24 +104,35 @@ struct RunResult: Sendable, Equatable {
 extension RunFixture {
     /// Three steps, with an evaluation after the second.
     ///
-    /// - Parameter batch: of steps 1 to 3, and 50 and 51 for the evaluation; nil draws tokens.
+    /// - Parameters:
+    ///   - isStream: whether batches continue each other.
+    ///   - withGradients: those of a fourth step count, too.
+    ///   - batch: of steps 1 to 4, and 50 and 51 for the evaluation; nil draws tokens.
     func train(
-        ranks: Int, eagerLimit: Int = 4096, batch: (@Sendable (Int) -> TokenBatch)? = nil
+        ranks: Int, eagerLimit: Int = 4096, isStream: Bool = false, withGradients: Bool = false,
+        batch: (@Sendable (Int) -> TokenBatch)? = nil
     ) throws -> RunResult {
-        let batch = batch ?? { tokens(step: $0) }
+        let batch = batch ?? { tokens(step: $0, restarts: !isStream || $0 == 1 || $0 >= 50) }
         let parts = try InProcessWorld.run(size: ranks, eagerLimit: eagerLimit, timeout: 60) {
             communicator -> RunResult in
             let session = try session(communicator)
+            session.runtime.keepsCarryAcrossBatches = isStream
             var result = RunResult()
             for step in 1...3 {
                 let outcome = try session.trainStep(batch(step), step: step, rate: 0.02)
                 result.losses.append(outcome.objective.bitPattern)
                 result.norms.append(outcome.gradientNorm.bitPattern)
                 guard step == 2 else { continue }
-                result.evaluation = try session.evaluate([batch(50), batch(51)], isStream: false).loss.bitPattern
+                result.evaluation = try session.evaluate([batch(50), batch(51)], isStream: isStream).loss.bitPattern
             }
             for (_, parameter) in session.heldParameters {
                 result.parameters[parameter.name] = [parameter.value.array.map(\.bitPattern)]
+            }
+            guard withGradients else { return result }
+            _ = try session.trainStep(batch(4), step: 4, rate: 0) { gradients in
+                for (index, parameter) in session.heldParameters {
+                    result.parameters["gradient of " + parameter.name] = [gradients[index]!.array.map(\.bitPattern)]
+                }
             }
             return result
         }
@@ -137,11 +148,11 @@ extension RunFixture {
 }
 
 extension RunFixture {
-    /// Bytes of every rank's buffers after two steps, at their peak, and what the layout predicts.
-    func peakBytes(ranks: Int) throws -> [(measured: Int, predicted: Int)] {
+    /// Bytes of every rank's buffers after some steps, at their peak, and what the layout predicts.
+    func peakBytes(ranks: Int, steps: Int = 2) throws -> [(measured: Int, predicted: Int)] {
         try InProcessWorld.run(size: ranks, timeout: 60) { communicator in
             let session = try session(communicator)
-            for step in 1...2 { _ = try session.trainStep(tokens(step: step), step: step, rate: 0.01) }
+            for step in 1...steps { _ = try session.trainStep(tokens(step: step), step: step, rate: 0.01) }
             return (session.context.pool.peakBytes, session.plan.layout.predictedPeakBytes[communicator.rank])
         }
     }
@@ -168,5 +179,34 @@ extension RunFixture {
             _ = try decoder.drawnTokens()
             return logits
         }.first { !$0[0].isEmpty }!
+    }
+}
+
+extension RunFixture {
+    /// Losses of `steps`, from the start or from the checkpoint before them; `saves` leaves one after the last.
+    func losses(
+        _ steps: ClosedRange<Int>, ranks: Int, in directory: TemporaryDirectory, saves: Bool = false
+    ) throws -> [Double] {
+        let path = directory.path
+        let text = directory.file("text.txt", String(repeating: "the quick brown fox jumps\n", count: 40))
+        return try InProcessWorld.run(size: ranks, timeout: 60) { communicator in
+            let session = try session(communicator, ready: false)
+            session.prepareOptimizer()
+            let data = DataConfiguration(
+                format: .characters, source: .cut([text], shares: [1]), sampling: .random, sequenceLength: time,
+                batchSize: batch)
+            let store = try CheckpointStore(
+                directory: path + "/run", session: session, data: try DataSet(data, seed: 1),
+                resolvedConfiguration: "")
+            if steps.lowerBound == 1 {
+                session.materializeParameters()
+            } else {
+                let resumed = try store.resume()
+                require(resumed?.step == steps.lowerBound - 1, "RunFixture: resumed after \(resumed?.step ?? 0)")
+            }
+            let losses = try steps.map { try session.trainStep(tokens(step: $0), step: $0, rate: 0.02).objective }
+            if saves { _ = try store.save(step: steps.upperBound) }
+            return losses
+        }[0]
     }
 }

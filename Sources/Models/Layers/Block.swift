@@ -185,13 +185,17 @@ public final class Block: HiddenLayer {
     public var isForwardOnly: Bool { lap?.isForwardOnly ?? false }
 
     public var savedPerToken: Int {
-        if isForwardOnly { return 0 }
-        var count = inputWidth + outputWidth
-        if !isRematerialized {
-            count +=
-                mixer.savedPerToken + lowRankCost.saved + (scaling?.savedPerToken ?? 0)
-                + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0)
-        }
+        isForwardOnly ? 0 : isRematerialized ? floatsPerToken(inputWidth + outputWidth) : workPerToken
+    }
+
+    public var workPerToken: Int {
+        floatsPerToken(
+            inputWidth + outputWidth + mixer.savedPerToken + lowRankCost.saved + (scaling?.savedPerToken ?? 0)
+                + (mlp.map { $0.savedPerToken + 2 * outputWidth } ?? 0))
+    }
+
+    /// - Parameter count: for each token that it works on.
+    private func floatsPerToken(_ count: Int) -> Int {
         // Updated keys and values are copies of all.
         let copied = keyValues == .updated ? 2 * (mixer as! AttentionMixer).sharedWidth : 0
         return Int((Double(count) * (budget?.largestShare ?? 1)).rounded(.up)) + copied

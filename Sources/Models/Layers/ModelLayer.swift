@@ -13,6 +13,8 @@ public protocol ModelLayer: AnyObject {
     func backwardFLOPsPerToken(time: Int) -> Double
     /// Floats kept per token of the sequence between forward and backward, outputs included.
     var savedPerToken: Int { get }
+    /// Floats per token at hand while it runs, which it may keep, recompute or drop.
+    var workPerToken: Int { get }
     /// Floats per sequence of a carry that grows with the `positions` behind it.
     func growingCarry(positions: Int) -> Int
     /// Why the sequence axis cannot be cut into chunks, or nil when it can.
@@ -44,6 +46,7 @@ extension ModelLayer {
     public func growingCarry(positions: Int) -> Int { 0 }
     public var runShare: Double { 1 }
     public var isForwardOnly: Bool { false }
+    public var workPerToken: Int { savedPerToken }
     public var auxiliaryTerms: [String] { [] }
     public var statisticTerms: [String] { [] }
     public func derivedStatistics(_ means: [Double]) -> [(term: String, value: Double)] { [] }

@@ -1,6 +1,11 @@
 import Autograd
 import Tensors
 
+extension ParameterUse {
+    /// Whether it belongs to a low-rank correction.
+    var isCorrection: Bool { parameter.name.contains(".lora_") }
+}
+
 /// How one application of a shared block names and shares its parameters.
 public struct LayerSharing {
     /// Whether this is the first application, which declares what the others reuse.

@@ -82,7 +82,8 @@ final class InjectionLayer: HiddenLayer {
         runShare * Double(adapter == nil ? outputWidth : 4 * outputWidth * outputWidth)
     }
     func backwardFLOPsPerToken(time: Int) -> Double { isForwardOnly ? 0 : 2 * forwardFLOPsPerToken(time: time) }
-    var savedPerToken: Int { isForwardOnly ? 0 : 3 * outputWidth }
+    var savedPerToken: Int { isForwardOnly ? 0 : workPerToken }
+    var workPerToken: Int { 3 * outputWidth }
     var runShare: Double { lap.share }
     var isForwardOnly: Bool { lap.isForwardOnly }
 }

@@ -216,6 +216,9 @@ extension RunConfiguration.ParallelSection {
         deadlineSeconds = try reader.double("deadline_seconds", default: 600, above: 0)
         traceSteps = try reader.int("trace", default: 0, in: 0...1_000_000)
         isAutomatic = try reader.bool("auto", default: false)
+        if rings != nil, placement != .ring, !isAutomatic {
+            throw reader.error("rings", "only placement: ring has rings; set that, or remove the key")
+        }
         givenKeys = Set(
             ["stages", "replicas", "schedule", "placement", "virtual_stages", "rematerialize", "partition"].filter {
                 reader.has($0)

@@ -96,6 +96,12 @@ public struct Layout: Sendable {
         predictedPeakBytes = layersOfRank.enumerated().map { rank, layers in
             Self.withSlack(
                 stateBytes[rank] + usage[rank].peakBytes + unit.linkMessageBytes(layers)
+                    + (rankCount == 1
+                        ? 0
+                        : unit.lineMessageBytes(
+                            placement.stages(of: rank).map { ranges[$0] },
+                            forwardOnly: { $0.allSatisfy { model.layers[$0].isForwardOnly } },
+                            unitCount: schedule.shape.unitsPerStage))
                     + layers.map { unit.temporaryBytes[$0] }.max()!)
         }
         if ring != nil, let limit = parallel.memoryLimit, let peak = predictedPeakBytes.max(), peak > limit {
@@ -148,10 +154,11 @@ public struct Layout: Sendable {
         _ model: Model, _ parallel: RunConfiguration.ParallelSection, rankCount: Int, _ unit: UnitEstimate
     ) throws -> RingPartition {
         guard model.canFormRings, let recursion = model.recursions.first else {
+            let count = model.recursions.count
             throw RunError.usage(
                 "parallel.placement is ring, which needs a model with one shared block (a group of layers with a "
-                    + "'recursion' section, sharing: cycle); this one has \(model.recursions.count); leave placement out"
-            )
+                    + "'recursion' section, sharing: cycle); this one has "
+                    + (count == 1 ? "sharing: sequence" : count == 0 ? "none" : "\(count)") + "; leave placement out")
         }
         guard parallel.virtualStages == nil, parallel.isCutFree else {
             throw RunError.usage(
@@ -165,11 +172,12 @@ public struct Layout: Sendable {
         let usual = possible.first { recursion.count.isMultiple(of: $0) } ?? possible.first
         guard let rings = parallel.rings ?? usual, possible.contains(rings) else {
             throw RunError.usage(
-                "\(rankCount) ranks do not form \(parallel.rings.map { "\($0) " } ?? "")rings for a shared block of "
-                    + "\(recursion.blockLength) layers in \(recursion.count) recursions: each ring needs equally many ranks, "
+                "\(count(rankCount, "rank")) cannot form \(parallel.rings.map { count($0, "ring") } ?? "rings") for a "
+                    + "shared block of \(count(recursion.blockLength, "layer")) in "
+                    + "\(count(recursion.count, "recursion")): each ring needs equally many ranks, "
                     + "at most one per layer, and a recursion of its own; "
                     + (possible.isEmpty
-                        ? "start \(largestRing(recursion, below: rankCount)) ranks, or use another placement"
+                        ? "start \(count(largestRing(recursion, below: rankCount), "rank")), or use another placement"
                         : "set parallel.rings to \(possible.map(String.init).joined(separator: " or "))"))
         }
         // What waits on the home rank for the end of the last recursion stays there.
@@ -181,6 +189,8 @@ public struct Layout: Sendable {
             times: unit.timings.map(\.total), block: recursion.layers, lapCount: recursion.count, rankCount: rankCount,
             ringCount: rings, endsAtHome: waits ? true : nil)
     }
+
+    private static func count(_ count: Int, _ noun: String) -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }
 
     /// The most ranks, fewer than asked for, that a recursion can be laid on in rings.
     private static func largestRing(_ recursion: Recursion, below rankCount: Int) -> Int {

@@ -47,6 +47,8 @@ struct UnitEstimate {
     let temporaryBytes: [Int]
     /// Of the activation that enters each layer; 0 for token ids.
     private let inputBytes: [Int]
+    /// As above at most, where tokens are routed with their numbers.
+    private let lineBytes: [Int]
 
     init(
         model: Model, cut: BatchCut, replicaCount: Int, optimizerCopies: Int, timings measured: [LayerTiming]?,
@@ -98,10 +100,13 @@ struct UnitEstimate {
         inputBytes = inputWidths.enumerated().map { index, width in
             index == 0 ? 0 : 4 * width * rows * layers[index - 1].outputTime(length)
         }
+        lineBytes = inputWidths.enumerated().map { index, width in
+            index == 0 ? 0 : 4 * (width + (layers[index - 1].routesTokens ? 1 : 0)) * tokens
+        }
         temporaryBytes = layers.enumerated().map { index, layer in
             let isHead = index == layers.count - 1
             let logits = isHead ? headRows * model.vocabularySize * (model.head.hasTeacher ? 2 : 1) : 0
-            let work = max(layer.savedPerToken * tokens, logits)
+            let work = max(layer.workPerToken * tokens, logits)
             let messageWidth = max(inputWidths[index], isHead ? 0 : layer.outputWidth)
             return 4 * (work + 4 * messageWidth * tokens)
         }
@@ -138,6 +143,23 @@ struct UnitEstimate {
         return zip(links, linkBytes).reduce(0) { sum, link in
             sum + (owned.contains(link.0.from) == owned.contains(link.0.to) ? 0 : 4 * link.1)
         }
+    }
+
+    /// Messages on the line that wait for their sends to end, of which each stage may have a window full. Those of one
+    /// recorded stage are among its temporaries.
+    ///
+    /// - Parameters:
+    ///   - stages: of one rank.
+    ///   - unitCount: of a stage in one step.
+    func lineMessageBytes(_ stages: [Range<Int>], forwardOnly: (Range<Int>) -> Bool, unitCount: Int) -> Int {
+        let held = min(unitCount, LoweringOptions().sendWindow)
+        func bytes(_ stage: Range<Int>) -> Int {
+            held
+                * (lineBytes[stage.lowerBound]
+                    + (stage.upperBound < lineBytes.count ? lineBytes[stage.upperBound] : 0))
+        }
+        let recorded = stages.filter { !forwardOnly($0) }.map(bytes)
+        return stages.filter(forwardOnly).map(bytes).reduce(0, +) + recorded.reduce(0, +) - (recorded.max() ?? 0)
     }
 
     func layerCosts(isRecomputed: Bool) -> [LayerCost] {
