@@ -17,7 +17,7 @@ import Training
         tie_embeddings: true
         initialization: glorot_uniform
         layers:
-          - recursion: { count: 3, signals: { position: t2t, step: learned } }
+          - recursion: { count: 3, signals: { position: t2t, step: learned, position_range: 50 } }
             layers:
               - { mixer: { type: attention, head_count: 2 }, mlp: { type: relu, hidden_size: 10 } }
               - { mixer: { type: gru }, norm_placement: post }
@@ -100,6 +100,35 @@ import Training
         let statistic = try #require(evaluations[0].statistics.first)
         #expect(statistic.layer == "model.layers.1" && statistic.term == "steps")
         #expect(expected.contains(statistic.value), "\(statistic.value)")
+    }
+
+    /// Without a halt before, all the weight is the last application's: the block applied a fixed number of times.
+    @Test func haltingAtTheLastStartsAsAFixedNumberOfSteps() throws {
+        func loss(_ halting: String) throws -> Double {
+            var fixture = Self.fixture("halting")
+            fixture.model = fixture.model.replacing(
+                ", halting: { bias: 0, epsilon: 0.1, loss_weight: 0.1 }", with: halting)
+            return try InProcessWorld.run(size: 1) { [fixture] in
+                try fixture.session($0).evaluate([fixture.tokens(step: 1)], isStream: false)
+            }[0].loss
+        }
+        let fixed = try loss("")
+        #expect(try loss(", halting: { bias: -90, halts_at_last: true }") == fixed)
+        #expect(try loss(", halting: { bias: -90 }") != fixed)
+    }
+
+    /// In training, sequences start at positions of their own; in evaluation all start at 0.
+    @Test func sequencesStartAtPositionsOfTheirOwn() throws {
+        let ranged = Self.fixture("universal")
+        var plain = ranged
+        plain.model = plain.model.replacing(", position_range: 50", with: "")
+        #expect(try ranged.train(ranks: 1).losses != plain.train(ranks: 1).losses)
+        let evaluations = try [ranged, plain].map { fixture in
+            try InProcessWorld.run(size: 1) {
+                try fixture.session($0).evaluate([fixture.tokens(step: 1)], isStream: false)
+            }[0]
+        }
+        #expect(evaluations[0] == evaluations[1])
     }
 
     /// Twenty steps, and the same twenty with a change of ranks after ten: unrolled, then on a ring.

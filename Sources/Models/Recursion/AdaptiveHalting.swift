@@ -6,26 +6,33 @@ import Tensors
 /// a shared block, weighted by when it halts (arXiv 1603.08983; as in the code of arXiv 1807.03819).
 ///
 /// Before each application `p = σ(state · halt.weight + halt.bias)`; see `Tape.halting` for the weights. All applications
-/// run for every position, and halted ones stay visible to the others. A position that never halts has weights whose
-/// sum is below 1. Keys of `halting:` in `recursion:`
+/// run for every position, and halted ones stay visible to the others. Keys of `halting:` in `recursion:`
 /// - `type`: `basic` (default), `answer = w·s + (1 − w)·answer` | `accumulated`, `answer + w·s`.
 /// - `epsilon` (0.01): a position halts when its probabilities would exceed `1 − epsilon`.
 /// - `bias` (1): where `halt.bias` starts.
+/// - `halts_at_last` (false): whether positions that still run at the last application halt there, weighted by the
+///   remainder (arXiv 1603.08983). A low `bias` then starts close to a fixed number of steps, from which halting learns what
+///   can be left out. Otherwise (the code of arXiv 1807.03819) their weights sum to less than 1.
 /// - `loss_weight` (0.01): of the term `ponder`, the mean over positions of applications and remainder.
 ///
 /// Statistic `steps`: applications before a position halts.
 struct AdaptiveHalting {
     let blend: HaltingBlend
-    let threshold: Float
+    private let threshold: Float
     let bias: Float
+    let haltsAtLast: Bool
     let lossWeight: Float
 
     init(_ reader: ConfigurationReader) throws(ConfigurationError) {
         blend = try reader.choice("type", default: .basic)
         threshold = Float(1 - (try reader.double("epsilon", default: 0.01, above: 0, below: 1)))
         bias = Float(try reader.double("bias", default: 1))
+        haltsAtLast = try reader.bool("halts_at_last", default: false)
         lossWeight = Float(try reader.double("loss_weight", default: 0.01, in: 0...1e6))
     }
+
+    /// The sum of probabilities beyond which a position halts, at an application.
+    func threshold(isLast: Bool) -> Float { isLast && haltsAtLast ? -1 : threshold }
 
     /// What an application hands on: its weight, the state of halting, and the answer so far.
     struct Progress {
@@ -68,6 +75,7 @@ final class StepLayer: HiddenLayer {
     let uses: [ParameterUse]
     let outputWidth: Int
     private let application: Int
+    private let isLast: Bool
     private let signals: StepSignals?
     private let stepEmbedding: ParameterUse?
     private let halting: AdaptiveHalting?
@@ -82,6 +90,7 @@ final class StepLayer: HiddenLayer {
         name = builder.prefix
         outputWidth = builder.inputWidth
         self.application = application
+        isLast = application == count - 1
         self.signals = signals
         self.halting = halting
         stepEmbedding = signals?.embedding(count: count, builder)
@@ -100,7 +109,8 @@ final class StepLayer: HiddenLayer {
         }
         if let halting, let halt {
             let p = pass.tape.activation(.sigmoid, halt(flow.activation, pass.tape))
-            let (weight, state) = pass.tape.halting(p, state: before?.state, threshold: halting.threshold)
+            let (weight, state) = pass.tape.halting(
+                p, state: before?.state, threshold: halting.threshold(isLast: isLast))
             flow.leaving[.halting] =
                 AdaptiveHalting.Progress(weight: weight, state: state, answer: before?.answer).packed(pass.tape)
         }

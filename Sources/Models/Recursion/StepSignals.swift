@@ -1,4 +1,5 @@
 import Autograd
+import Kernels
 import Tensors
 
 /// What is added to the state before every application of a shared block, to tell positions and applications apart
@@ -8,12 +9,15 @@ import Tensors
 /// - `position`: sinusoids of the position, laid out as `t2t` (default) | `paper`, or `none` (`TimingSignals.Layout`).
 /// - `step`: `learned` (default), a row of `step_embedding.weight [R, D]` times √D | `sinusoid`, of the application
 ///   counted from 0, laid out as those of positions (`t2t` without these) | `none`.
+/// - `position_range` (0): in training every sequence starts at a position of its own, uniform in `0...position_range`, so
+///   that sequences longer than those trained on meet no new positions.
 struct StepSignals {
     enum Position: String, CaseIterable { case t2t, paper, none }
     enum Step: String, CaseIterable { case learned, sinusoid, none }
 
     let step: Step
     private let addsPosition: Bool
+    private let positionRange: Int
     private let sinusoids: TimingSignals?
 
     /// - Throws: when sinusoids do not fit the width.
@@ -21,6 +25,7 @@ struct StepSignals {
         let position: Position = try reader.choice("position", default: .t2t)
         step = try reader.choice("step", default: .learned)
         addsPosition = position != .none
+        positionRange = try reader.int("position_range", default: 0, in: 0...1 << 20)
         guard addsPosition || step == .sinusoid else {
             sinusoids = nil
             return
@@ -46,13 +51,25 @@ struct StepSignals {
         var x = x
         if addsPosition {
             x = pass.tape.addTimingSignals(
-                x, time: pass.time, positionOffset: pass.positionOffset, positions: pass.positions, sinusoids!)
+                x, time: pass.time, positionOffset: pass.positionOffset, positions: positions(pass), sinusoids!)
         }
         switch step {
         case .learned:
             return pass.tape.addBias(x, embedding!, row: application, factor: Float(x.value.width).squareRoot())
         case .sinusoid: return pass.tape.addTimingSignal(x, step: application, sinusoids!)
         case .none: return x
+        }
+    }
+
+    /// `[B·T]`, or nil where they are consecutive. A function of seed, step and sample, the same in all applications.
+    private func positions(_ pass: Pass) -> [Int32]? {
+        guard pass.isTraining, positionRange > 0 else { return pass.positions }
+        let starts = pass.samples.map { sample in
+            let stream = PhiloxStream(seed: pass.seed, a: sample, b: .max, c: UInt32(pass.step))
+            return Int32(Philox.words(stream, count: 1)[0] % UInt32(positionRange + 1))
+        }
+        return (0..<pass.rows).map { row in
+            starts[row / pass.time] + (pass.positions?[row] ?? Int32(pass.positionOffset + row % pass.time))
         }
     }
 }
