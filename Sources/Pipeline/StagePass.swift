@@ -55,11 +55,15 @@ struct StagePass {
                 output.flow = nil
             case let layer as any HiddenLayer:
                 let past = carry[index] ?? []
-                let passed = exit?.passing(index, flow!, carry: past)
-                let (next, carryOut) = passed ?? layer.forward(flow!, carry: past, pass)
-                if passed == nil { exit?.keep(carryOut, of: index) }
-                output.flow = next
-                output.carry[index] = carryOut
+                if let (next, carryOut) = exit?.passing(index, flow!, carry: past) {
+                    output.flow = next
+                    if let carryOut { output.carry[index] = carryOut }
+                } else {
+                    let (next, carryOut) = layer.forward(flow!, carry: past, pass)
+                    exit?.keep(carryOut, of: index)
+                    output.flow = next
+                    output.carry[index] = carryOut
+                }
             default: fatalError("StagePass: layer \(model.layers[index].name) has no way to run")
             }
             for (number, copy) in leaving(index, &output.flow) {

@@ -15,6 +15,8 @@ public final class StreamDecoder {
     /// One sequence's state on this rank.
     private struct Stream {
         var carry: [Int: Carry] = [:]
+        /// What the token under way leaves in slots that several layers share, each of which finds what tokens before it left.
+        var slots: [Int: Carry] = [:]
         /// Tokens consumed, as positions are counted.
         var position = 0
         /// Everything so far; kept where the embedding is.
@@ -82,7 +84,7 @@ public final class StreamDecoder {
         interpreter = try Interpreter(try Lowering.lower(schedule), communicator: communicator)
         // Tokens use the highest tags; the schedule's messages must leave them free.
         _ = try MessageTags(schedule.shape, largestTag: communicator.largestTag - prompts.count)
-        if let problem = exit?.problem(model, rankCount: placement.rankCount) {
+        if let problem = exit?.problem(model, stageLayers: stageLayers, placement: placement) {
             fatalError("StreamDecoder: \(problem)")
         }
         exitPlan = exit.map { ExitPlan($0, model) }
@@ -107,6 +109,8 @@ public final class StreamDecoder {
         for index in streams.indices where stepCount > 0 {
             streams[index].position += streams[index].inputCount
             streams[index].inputCount = 1
+            streams[index].carry.merge(streams[index].slots) { $1 }
+            streams[index].slots.removeAll()
         }
         if let limit = model.embedding.maximumPositions {
             for index in streams.indices where streams[index].position + streams[index].inputCount > limit {
@@ -166,7 +170,7 @@ extension StreamDecoder: StageExecutor {
             model: model, routing: routing, layers: stageLayers[unit.stage], pass: pass, exit: exit
         ).run(
             arrived(0).map { Flow(Variable($0.tensor), selection: $0.selection) }, links: links,
-            carry: streams[index].carry,
+            carry: carry(index, of: unit.stage),
             embed: {
                 if stepCount > 0, !isCaughtUp { try takeToken(index) }
                 return Array(streams[index].history.suffix(pass.time)).withUnsafeBufferPointer {
@@ -174,7 +178,7 @@ extension StreamDecoder: StageExecutor {
                 }
             },
             finish: { try draw(index, from: $0.activation, pass) })
-        streams[index].carry.merge(output.carry) { $1 }
+        for (layer, carry) in output.carry.sorted(by: { $0.key < $1.key }) { keep(carry, of: layer, in: index) }
         if let exit, let exitPlan, stageLayers[unit.stage].contains(exitPlan.recursion.layers.upperBound) {
             exits = (exits.tokens + 1, exits.iterations + exit.iterations)
         }
@@ -182,6 +186,23 @@ extension StreamDecoder: StageExecutor {
             leave(Parcel(value.value), edge: edge, toStage: routing.edges[edge - 1].toStage)
         }
         if let flow = output.flow { leave(Parcel(flow), edge: 0, toStage: unit.stage + 1) }
+    }
+
+    /// What tokens before have left for the layers of a stage.
+    private func carry(_ stream: Int, of stage: Int) -> [Int: Carry] {
+        guard let exitPlan, exitPlan.rule.slots != nil else { return streams[stream].carry }
+        let found = stageLayers[stage].compactMap { layer in
+            streams[stream].carry[exitPlan.keeper(layer)].map { (layer, $0) }
+        }
+        return Dictionary(uniqueKeysWithValues: found)
+    }
+
+    private func keep(_ carry: Carry, of layer: Int, in stream: Int) {
+        if let exitPlan, exitPlan.rule.slots != nil, exitPlan.recursion.layers.contains(layer) {
+            streams[stream].slots[exitPlan.keeper(layer)] = carry
+        } else {
+            streams[stream].carry[layer] = carry
+        }
     }
 
     private func pass(_ stream: Int) -> Pass {

@@ -12,12 +12,15 @@ struct ExitPlan {
     let cached: [(place: Int, shape: Shape)]
     /// Of the state.
     let width: Int
+    /// By layer of the recursion.
+    private let keepers: [Int]
 
     /// - Precondition: the rule has no `problem` with the model.
     init(_ rule: ExitRule, _ model: Model) {
         self.rule = rule
         recursion = model.recursions[0]
         width = model.outputWidth(ofLayer: recursion.layers.lowerBound)
+        keepers = rule.keepers(in: recursion)
         cached = Self.block(model).compactMap { place, block in
             (block.mixer as? AttentionMixer)?.entryShape.map { (place, $0) }
         }
@@ -35,13 +38,31 @@ struct ExitPlan {
     /// Of a token's message between stages.
     var floatCount: Int { 2 + width + (rule.cache == .latest ? cached.reduce(0) { $0 + 2 * $1.shape.count } : 0) }
 
+    /// The layer under which a layer's keys, values and states are kept: the one at its place in the first application of the
+    /// same slot.
+    func keeper(_ index: Int) -> Int {
+        recursion.layers.contains(index) ? keepers[index - recursion.layers.lowerBound] : index
+    }
+
     /// Whether a token that is under way may come to layer `index` with a past.
     func isWithin(_ index: Int) -> Bool { recursion.layers.lowerBound < index && index <= recursion.layers.upperBound }
 }
 
 extension ExitRule {
-    /// Why a model cannot generate by this rule on so many ranks, with the remedy; nil when it can.
-    public func problem(_ model: Model, rankCount: Int) -> String? {
+    fileprivate func keepers(in recursion: Recursion) -> [Int] {
+        var keepers = Array(recursion.layers)
+        guard let slots else { return keepers }
+        let applications = (0..<recursion.count).filter(recursion.isGenerated).map { $0 * recursion.blockLength }
+        for (ordinal, start) in applications.enumerated() {
+            for place in 0..<recursion.blockLength {
+                keepers[start + place] = recursion.layers.lowerBound + applications[ordinal % slots] + place
+            }
+        }
+        return keepers
+    }
+
+    /// Why a model cannot generate by this rule, laid out so, with the remedy; nil when it can.
+    public func problem(_ model: Model, stageLayers: [Range<Int>], placement: Placement) -> String? {
         guard model.recursions.count == 1, model.recursions[0].sharing == .cycle else {
             return "tokens leave one shared block between its applications (a 'recursion' section, sharing: cycle); "
                 + "this model has \(model.recursions.count) shared blocks; remove generate.exit"
@@ -51,14 +72,25 @@ extension ExitRule {
         if leading.contains(where: { $0.port != .sum }) {
             return "the model decides by itself how far a token goes (router or halting); remove generate.exit"
         }
+        if slots != nil {
+            if model.links.contains(where: { $0.port == .keys }) {
+                return "share_key_values keeps those of one application already; remove slots"
+            }
+            func rank(_ index: Int) -> Int { placement.ranks[stageLayers.firstIndex { $0.contains(index) }!] }
+            if zip(layers, keepers(in: model.recursions[0])).contains(where: { rank($0) != rank($1) }) {
+                return
+                    "applications that share a slot lie on several ranks; set parallel.placement: ring, generate with "
+                    + "one rank, or remove slots"
+            }
+        }
         if criterion.asksHead {
-            if rankCount > 1 {
+            if placement.rankCount > 1 {
                 return "criterion \(criterion.rawValue) asks the head after every application, which lies on another "
-                    + "rank; generate with one rank, or by criterion latent_change"
+                    + "rank; generate with one rank, or by criterion latent_change or cosine"
             }
             if model.links.contains(where: { $0.port == .sum && $0.to >= layers.upperBound }) {
                 return "criterion \(criterion.rawValue) asks the head before skips have come to the layers behind the "
-                    + "shared block; use criterion latent_change"
+                    + "shared block; use criterion latent_change or cosine"
             }
         }
         for (_, block) in ExitPlan.block(model) {
@@ -117,17 +149,18 @@ final class TokenExit {
         previous = state
     }
 
-    /// What comes of a layer that the token leaves out: the state as it is, past keys and values with what stands in for the
-    /// token's; nil when it has to go through.
-    func passing(_ index: Int, _ flow: Flow, carry: Carry) -> (Flow, Carry)? {
+    /// What comes of a layer that the token leaves out: the state as it is, and past keys and values with what stands in for
+    /// the token's, nil where none is missing; nil when it has to go through.
+    func passing(_ index: Int, _ flow: Flow, carry: Carry) -> (Flow, Carry?)? {
         guard isOut, layers.contains(index) else { return nil }
         var flow = flow
         flow.leaving = flow.arriving
         let (application, place) = (index - layers.lowerBound).quotientAndRemainder(
             dividingBy: plan.recursion.blockLength)
-        guard plan.rule.cache == .latest, plan.recursion.isGenerated(application), let entry = entries[place] else {
-            return (flow, carry)
-        }
+        // A slot that several applications share has had the token's since the first of them.
+        guard plan.rule.cache == .latest, plan.recursion.isGenerated(application), plan.keeper(index) == index,
+            let entry = entries[place]
+        else { return (flow, nil) }
         return (flow, [appended("k", entry.key, to: carry), appended("v", entry.value, to: carry)])
     }
 
@@ -158,28 +191,36 @@ final class TokenExit {
 
     private func isSettled(_ state: Tensor) -> Bool {
         let (criterion, threshold) = (plan.rule.criterion, plan.rule.threshold)
-        if criterion == .latentChange {
-            let (change, size) = (0..<state.count).reduce((0.0, 0.0)) { sums, i in
-                let (s, before) = (Double(state.pointer[i]), Double(previous.pointer[i]))
-                return (sums.0 + (s - before) * (s - before), sums.1 + s * s)
+        if !criterion.asksHead {
+            let (s, before) = (state.array.map(Double.init), previous.array.map(Double.init))
+            func product(_ a: [Double], _ b: [Double]) -> Double { zip(a, b).reduce(0) { $0 + $1.0 * $1.1 } }
+            if criterion == .cosine {
+                let cosine = product(s, before) / (product(s, s) * product(before, before)).squareRoot()
+                return max(0, 1 - cosine) < threshold
             }
-            return change.squareRoot() < threshold * size.squareRoot()
+            let change = zip(s, before).map { $0 - $1 }
+            return product(change, change).squareRoot() < threshold * product(s, s).squareRoot()
         }
         let logits = ask(Variable(state)).array.map(Double.init)
         let best = logits.indices.max { logits[$0] < logits[$1] }!
         let normalizer = logits[best] + log(logits.reduce(0) { $0 + exp($1 - logits[best]) })
-        let logs = logits.map { $0 - normalizer }
+        var logs = logits.map { $0 - normalizer }
+        if criterion == .minKL {
+            let floor = logs[best] + log(0.1)
+            logs = logs.map { $0 < floor ? -log(Double(logits.count)) : $0 }
+            let sum = log(logs.reduce(0) { $0 + exp($1) })
+            logs = logs.map { $0 - sum }
+        }
         let before = reading
         reading = (logs, best, before?.best == best ? before!.stable + 1 : 0)
         if criterion == .confidence { return exp(logs[best]) > threshold }
+        if criterion == .argmaxStable { return Double(reading!.stable) >= threshold }
         guard let before else { return false }
-        switch criterion {
-        case .entropyChange:
+        if criterion == .entropyChange {
             func entropy(_ logs: [Double]) -> Double { -logs.reduce(0) { $0 + exp($1) * $1 } }
             return abs(entropy(logs) - entropy(before.logs)) < threshold
-        case .kl: return zip(logs, before.logs).reduce(0) { $0 + exp($1.0) * ($1.0 - $1.1) } < threshold
-        default: return Double(reading!.stable) >= threshold
         }
+        return max(0, zip(before.logs, logs).reduce(0) { $0 + exp($1.0) * ($1.0 - $1.1) }) < threshold
     }
 
     // MARK: Messages

@@ -120,6 +120,15 @@ import Testing
         #expect(!plain.errorOutput.contains("iterations"))
         let whole = try Self.run(space, generate + ["--exit-threshold", "0", "--local-ranks", "3"])
         #expect(whole.output == plain.output && whole.errorOutput.contains("iterations per token: mean 3.00"))
+        for rule in ["--exit-threshold 0.4", "--exit cosine --exit-slots 1 parallel.placement=ring"] {
+            let ruled = generate + rule.split(separator: " ").map(String.init)
+            let alone = try Self.run(space, ruled)
+            #expect(alone.errorOutput.contains("iterations per token: mean "))
+            #expect(try Self.run(space, ruled + ["--local-ranks", "2"]).output == alone.output)
+            if Binary.mpirun != nil {
+                #expect(try Binary.run(ruled, ranks: 2, directory: space.path).output == alone.output)
+            }
+        }
         let sure = ["--exit", "confidence", "--exit-threshold", "0", "--exit-minimum", "2", "--exit-cache", "full"]
         #expect(try Self.run(space, generate + sure).errorOutput.contains("iterations per token: mean 2.00"))
         let wrong = try Self.run(space, generate + sure + ["--local-ranks", "2"], status: 2)

@@ -1,5 +1,6 @@
 import Autograd
 import Communication
+import Glibc
 import Kernels
 import Models
 import Pipeline
@@ -154,17 +155,21 @@ import Training
         }
     }
 
-    /// Against bookkeeping by hand: one carry for every application and layer.
-    @Test(arguments: ExitRule.Cache.allCases) func cachesHoldWhatTheRuleSays(cache: ExitRule.Cache) throws {
+    /// Against bookkeeping by hand: one carry for every slot and layer, and what the token leaves there set aside till it is
+    /// through.
+    @Test(arguments: ExitRule.Cache.allCases, [nil, 1, 2, 3, 4, 9])
+    func cachesHoldWhatTheRuleSays(cache: ExitRule.Cache, slots: Int?) throws {
         let fixture = Self.fixture("recursive")
         var deeper = 0
         for threshold in Self.thresholds {
             let expected = try InProcessWorld.run(size: 1) { communicator -> (logits: [Float], iterations: [Int]) in
                 let session = try fixture.session(communicator)
                 session.fillByOrder()
-                return Self.byHand(session, Self.given, threshold: threshold, fills: cache == .latest)
+                return Self.byHand(
+                    session, Self.given, threshold: threshold, fills: cache == .latest, slots: slots ?? 4)
             }[0]
-            let outcome = try Self.outcome(fixture, ExitRule(.latentChange, threshold: threshold, cache: cache))
+            let rule = ExitRule(.latentChange, threshold: threshold, cache: cache, slots: slots)
+            let outcome = try Self.outcome(fixture, rule)
             #expect(outcome.logits[0] == expected.logits, "threshold \(threshold), \(expected.iterations)")
             // Tokens that go where one before them has not been.
             deeper += zip(expected.iterations, expected.iterations.dropFirst()).count { $0 < $1 }
@@ -172,8 +177,70 @@ import Training
         #expect(deeper > 0)
     }
 
+    /// Every criterion against its definition, at thresholds that some tokens meet.
+    @Test(arguments: ExitRule.Criterion.allCases) func criteriaSayWhatTheyMean(criterion: ExitRule.Criterion) throws {
+        let thresholds: [Double] =
+            switch criterion {
+            case .latentChange: [0.2, 0.4, 0.6, 0.8]
+            case .cosine: [0.01, 0.05, 0.1, 0.3]
+            case .entropyChange: [0.003, 0.01, 0.03, 0.1]
+            case .kl, .minKL: [1e-3, 1e-2, 0.05, 0.2]
+            case .argmaxStable: [0, 1, 2]
+            case .confidence: [0.05, 0.1, 0.2, 0.4]
+            }
+        let fixture = Self.fixture("recursive")
+        var means: Set<Double> = []
+        for threshold in thresholds {
+            let expected = try InProcessWorld.run(size: 1) { communicator -> (logits: [Float], iterations: [Int]) in
+                let session = try fixture.session(communicator)
+                session.fillByOrder()
+                return Self.byHand(session, Self.given, criterion: criterion, threshold: threshold, fills: true)
+            }[0]
+            let outcome = try Self.outcome(fixture, ExitRule(criterion, threshold: threshold))
+            #expect(outcome.logits[0] == expected.logits, "threshold \(threshold), \(expected.iterations)")
+            means.insert(Double(expected.iterations.reduce(0, +)) / Double(expected.iterations.count))
+        }
+        #expect(means.contains { 1 < $0 && $0 < 4 }, "\(means)")
+    }
+
+    private static func softmax(_ logits: [Float]) -> [Double] {
+        let powers = logits.map { exp(Double($0)) }
+        return powers.map { $0 / powers.reduce(0, +) }
+    }
+
+    /// Of the states before and after every application so far, and what was predicted after each.
+    private static func isSettled(
+        _ criterion: ExitRule.Criterion, _ threshold: Double, _ states: [[Double]], _ predictions: [[Double]]
+    ) -> Bool {
+        let (s, before) = (states[states.count - 1], states[states.count - 2])
+        func dot(_ a: [Double], _ b: [Double]) -> Double { zip(a, b).map { $0 * $1 }.reduce(0, +) }
+        let p = predictions.last!
+        func best(_ p: [Double]) -> Int { p.firstIndex(of: p.max()!)! }
+        switch criterion {
+        case .latentChange:
+            let change = zip(s, before).map { $0 - $1 }
+            return (dot(change, change) / dot(s, s)).squareRoot() < threshold
+        case .cosine: return 1 - dot(s, before) / dot(s, s).squareRoot() / dot(before, before).squareRoot() < threshold
+        case .confidence: return p.max()! > threshold
+        case .argmaxStable:
+            return predictions.reversed().prefix { best($0) == best(p) }.count > Int(threshold)
+        case .entropyChange, .kl, .minKL: break
+        }
+        guard predictions.count > 1 else { return false }
+        func filtered(_ p: [Double]) -> [Double] {
+            guard criterion == .minKL else { return p }
+            let kept = p.map { $0 < 0.1 * p.max()! ? 1 / Double(p.count) : $0 }
+            return kept.map { $0 / kept.reduce(0, +) }
+        }
+        func entropy(_ p: [Double]) -> Double { -p.map { $0 * log($0) }.reduce(0, +) }
+        let (last, now) = (filtered(predictions[predictions.count - 2]), filtered(p))
+        if criterion == .entropyChange { return abs(entropy(now) - entropy(last)) < threshold }
+        return zip(last, now).map { $0 * log($0 / $1) }.reduce(0, +) < threshold
+    }
+
     private static func byHand(
-        _ session: Session, _ tokens: [Int32], threshold: Double, fills: Bool
+        _ session: Session, _ tokens: [Int32], criterion: ExitRule.Criterion = .latentChange, threshold: Double,
+        fills: Bool, slots: Int = 4
     ) -> (logits: [Float], iterations: [Int]) {
         let (model, context) = (session.model, session.context)
         let recursion = model.recursions[0]
@@ -184,21 +251,28 @@ import Training
                 tape: Tape(context, isRecording: false), batch: 1, time: 1, positionOffset: position, samples: [0],
                 isTraining: false, isGenerating: true)
             var flow = Flow(model.embedding.forward([token], pass))
+            var left: [Int: Carry] = [:]
+            func slot(_ index: Int) -> Int {
+                guard recursion.layers.contains(index) else { return index }
+                return recursion.layers.lowerBound
+                    + (index - recursion.layers.lowerBound) % (slots * recursion.blockLength)
+            }
             func apply(_ index: Int) {
                 let layer = model.layers[index] as! any HiddenLayer
-                (flow, carries[index]) = layer.forward(flow, carry: carries[index] ?? [], pass)
+                (flow, left[slot(index)]) = layer.forward(flow, carry: carries[slot(index)] ?? [], pass)
             }
             for index in 1..<recursion.layers.lowerBound { apply(index) }
             var (count, isOut) = (0, false)
-            var start: [Float] = []
+            // By place in the block.
+            var latest: [Int: Carry] = [:]
+            var (states, predictions): ([[Double]], [[Double]]) = ([], [])
             for index in recursion.layers {
                 let place = (index - recursion.layers.lowerBound) % recursion.blockLength
                 if isOut {
-                    guard fills else { continue }
-                    // The entry of the application before, which may be a copy itself.
-                    let source = carries[index - recursion.blockLength]!
-                    carries[index] = ["k", "v"].map { name in
-                        let (whole, past) = (source[name]!.value, carries[index]?[name]?.value.array ?? [])
+                    guard fills, left[slot(index)] == nil else { continue }
+                    let source = latest[place]!
+                    left[slot(index)] = ["k", "v"].map { name in
+                        let (whole, past) = (source[name]!.value, carries[slot(index)]?[name]?.value.array ?? [])
                         let entry = whole.array.suffix(whole.shape[2] * whole.shape[3])
                         let joined = context.tensor(
                             Shape(1, past.count / entry.count + 1, whole.shape[2], whole.shape[3]))
@@ -207,18 +281,42 @@ import Training
                     }
                     continue
                 }
-                if place == 0 { (count, start) = (count + 1, flow.activation.value.array) }
+                if index == recursion.layers.lowerBound { states = [flow.activation.value.array.map(Double.init)] }
+                if place == 0 { count += 1 }
                 apply(index)
+                latest[place] = left[slot(index)]
                 guard place == recursion.blockLength - 1 else { continue }
-                let end = flow.activation.value.array.map(Double.init)
-                let change = zip(end, start).reduce(0) { $0 + ($1.0 - Double($1.1)) * ($1.0 - Double($1.1)) }
-                isOut = change.squareRoot() < threshold * end.reduce(0) { $0 + $1 * $1 }.squareRoot()
+                states.append(flow.activation.value.array.map(Double.init))
+                var ahead = flow
+                for index in recursion.layers.upperBound..<model.layerCount - 1 {
+                    ahead =
+                        (model.layers[index] as! any HiddenLayer).forward(ahead, carry: carries[index] ?? [], pass).0
+                }
+                predictions.append(softmax(model.head.logits(ahead.activation, pass).array))
+                isOut = isSettled(criterion, threshold, states, predictions)
             }
             for index in recursion.layers.upperBound..<model.layerCount - 1 { apply(index) }
             iterations.append(count)
             logits += model.head.logits(flow.activation, pass).array
+            carries.merge(left) { $1 }
         }
         return (logits, iterations)
+    }
+
+    /// On a ring the applications of a layer share a rank, and so their slots.
+    @Test(arguments: ["recursive", "depth"]) func slotsGoRoundRings(model: String) throws {
+        for slots in [1, 2] {
+            let rule = ExitRule(.latentChange, threshold: 0.5, slots: slots)
+            let reference = try Self.outcome(Self.fixture(model), rule, promptCount: 2)
+            let whole = try Self.outcome(
+                Self.fixture(model), ExitRule(.latentChange, threshold: 0.5), promptCount: 2)
+            #expect(reference != whole)
+            // The depth's block of one layer makes two rings.
+            for (ranks, settings) in Self.layouts where ranks == 1 || model == "recursive" && !settings.isEmpty {
+                let outcome = try Self.outcome(Self.fixture(model, settings), rule, promptCount: 2, ranks: ranks)
+                #expect(outcome == reference, "\(ranks) ranks")
+            }
+        }
     }
 
     // MARK: What cannot be
@@ -227,28 +325,39 @@ import Training
 
     @Test(
         arguments: [
-            ("{ recursion: { count: 3 }, layers: [\(attention)] }", "latent_change", 4, nil),
-            ("{ recursion: { count: 3 }, layers: [\(attention)] }", "kl", 1, nil),
-            ("{ recursion: { count: 3 }, layers: [\(attention)] }", "kl", 2, "generate with one rank"),
-            (attention, "kl", 1, "this model has 0 shared blocks"),
-            ("{ recursion: { count: 3, router: {} }, layers: [\(attention)] }", "kl", 1, "by itself how far"),
-            ("{ recursion: { count: 3, halting: {} }, layers: [\(attention)] }", "kl", 1, "by itself how far"),
-            ("{ recursion: { count: 3 }, layers: [{ mixer: { type: gru } }] }", "kl", 1, "use cache full"),
+            ("{ recursion: { count: 3 }, layers: [\(attention)] }", "latent_change", 4, nil, nil),
+            ("{ recursion: { count: 3 }, layers: [\(attention)] }", "kl", 1, nil, nil),
+            ("{ recursion: { count: 3 }, layers: [\(attention)] }", "kl", 2, nil, "generate with one rank"),
+            (attention, "kl", 1, nil, "this model has 0 shared blocks"),
+            ("{ recursion: { count: 3, router: {} }, layers: [\(attention)] }", "kl", 1, nil, "by itself how far"),
+            ("{ recursion: { count: 3, halting: {} }, layers: [\(attention)] }", "kl", 1, nil, "by itself how far"),
+            ("{ recursion: { count: 3 }, layers: [{ mixer: { type: gru } }] }", "kl", 1, nil, "use cache full"),
             (
                 "{ recursion: { count: 3 }, layers: [{ mixer: { type: attention, head_count: 2, window: 3 } }] }", "kl",
-                1,
+                1, nil,
                 "has a window"
             ),
             (
                 "{ recursion: { count: 3 }, layers: [\(attention)] }, \(attention)], skips: [{ from: 1, to: 5 }", "kl",
-                1, "skips"
+                1, nil, "skips"
             ),
-        ] as [(String, String, Int, String?)])
-    func saysWhatCannotBeFollowed(layers: String, criterion: String, ranks: Int, message: String?) throws {
+            ("{ recursion: { count: 3 }, layers: [\(attention)] }", "cosine", 1, 2, nil),
+            ("{ recursion: { count: 3 }, layers: [\(attention)] }", "cosine", 3, 2, "placement: ring"),
+            (
+                "{ recursion: { count: 3, share_key_values: true }, layers: [\(attention)] }", "cosine", 1, 2,
+                "share_key_values"
+            ),
+        ] as [(String, String, Int, Int?, String?)])
+    func saysWhatCannotBeFollowed(
+        layers: String, criterion: String, ranks: Int, slots: Int?, message: String?
+    ) throws {
         let text = "{ vocabulary_size: 29, width: 8, layers: [\(Self.attention), \(layers)] }"
         let model = try Model(
             ConfigurationReader(YAMLConfiguration.parse(text, file: "model.yaml")), dataVocabularySize: nil)
-        let problem = ExitRule(ExitRule.Criterion(rawValue: criterion)!).problem(model, rankCount: ranks)
+        let rule = ExitRule(ExitRule.Criterion(rawValue: criterion)!, slots: slots)
+        let cuts = (0...ranks).map { $0 * model.layerCount / ranks }
+        let problem = rule.problem(
+            model, stageLayers: zip(cuts, cuts.dropFirst()).map { $0..<$1 }, placement: .contiguous(stageCount: ranks))
         #expect(problem.map { $0.contains(message ?? "nothing") } == message.map { _ in true }, "\(problem ?? "none")")
     }
 }

@@ -37,13 +37,13 @@ import Training
             """
             parallel: { micro_batches: 3, chunks: 2, rematerialize: [1, 2], partition: [2, 3], memory_limit: 512MiB, stages: 2 }
             checkpoint: { directory: runs/a, every: 5, resume: never }
-            generate: { prompt: "Th", tokens: 7, temperature: 0.5, top_k: 3, top_p: 0.9, seed: 4, exit: { criterion: kl, cache: full } }
+            generate: { prompt: "Th", tokens: 7, temperature: 0.5, top_k: 3, top_p: 0.9, seed: 4, exit: { criterion: kl, cache: full, slots: 2 } }
             """)
         #expect(run.parallel.rematerializedLayers == [1, 2])
         #expect(run.parallel.partition == .explicit([2, 3]))
         #expect(run.parallel.memoryLimit == 512 << 20)
         #expect(run.checkpoint.directory == "runs/a" && !run.checkpoint.resumes)
-        #expect(run.generate?.exit == ExitRule(.kl, threshold: 1e-3, cache: .full, minimum: 1))
+        #expect(run.generate?.exit == ExitRule(.kl, threshold: 1e-3, cache: .full, minimum: 1, slots: 2))
         #expect(run.generate?.sampling == SamplingOptions(temperature: 0.5, topK: 3, topP: 0.9, seed: 4))
     }
 

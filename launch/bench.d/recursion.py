@@ -17,6 +17,7 @@ import contextlib
 import json
 import pathlib
 import re
+import statistics
 import subprocess
 import tempfile
 
@@ -108,20 +109,22 @@ def compare_losses(options):
 
 
 def compare_times(options):
+    names = [name for name in ["recursive", "MoR, expert choice", "MoR, shared keys", "MoR, token choice"] if name in options.models]
     print(f"{'':<20}{'width':>6}{'T':>6}{'step, ms':>10}{'of dense':>10}{'FLOPs of dense':>16}", flush=True)
     for width, time in [(256, 256), (384, 256), (256, 512)]:
-        dense = None
-        for name in ["recursive", "MoR, expert choice", "MoR, shared keys", "MoR, token choice"]:
-            if name not in options.models:
-                continue
-            figures = bench(
-                lambda at: configuration(MODELS[name], options, at, width=width, heads=width // 64, batch=8, time=time),
-                "parallel.micro_batches=1", steps=options.rounds)
-            dense = dense or figures
-            print(
-                f"{name:<20}{width:>6}{time:>6}{1e3 * figures['step_seconds']:>10.1f}"
-                f"{figures['step_seconds'] / dense['step_seconds']:>10.3f}"
-                f"{figures['model_flops_per_token'] / dense['model_flops_per_token']:>16.3f}", flush=True)
+        # Machines have moods: every model is held against the dense one of its own round.
+        rounds = [
+            [
+                bench(
+                    lambda at: configuration(MODELS[name], options, at, width=width, heads=width // 64, batch=8, time=time),
+                    "parallel.micro_batches=1", steps=2)
+                for name in names]
+            for _ in range(options.rounds)]
+        for index, name in enumerate(names):
+            of_dense = statistics.median(runs[index]["step_seconds"] / runs[0]["step_seconds"] for runs in rounds)
+            flops = rounds[0][index]["model_flops_per_token"] / rounds[0][0]["model_flops_per_token"]
+            milliseconds = 1e3 * statistics.median(runs[index]["step_seconds"] for runs in rounds)
+            print(f"{name:<20}{width:>6}{time:>6}{milliseconds:>10.1f}{of_dense:>10.3f}{flops:>16.3f}", flush=True)
 
 
 def main():
@@ -130,7 +133,7 @@ def main():
     parser.add_argument("--valid", nargs="+", type=pathlib.Path)
     parser.add_argument("--teraflops", type=float, default=12)
     parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5, help="steps that each speed is the median of")
+    parser.add_argument("--rounds", type=int, default=5, help="steps, or rounds of all models, that a speed is the median of")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     options = parser.parse_args()
     if options.train and options.valid:

@@ -54,9 +54,8 @@ public final class HeadLayer: ModelLayer {
             "HeadLayer: \(flow.exits.count) exits have come; expected \(exits?.count ?? 0)")
         func loss(_ x: Variable, weight alpha: Double, logits: Tensor?, teacher: LossTeacher?) -> LossSum {
             pass.tape.crossEntropy(
-                x, targets: targets, weight: weight, bias: bias, scales: alpha == 1 ? scales : scales.map { $0 * Float(alpha) },
-                logits: logits,
-                teacher: teacher)
+                x, targets: targets, weight: weight, bias: bias,
+                scales: alpha == 1 ? scales : scales.map { $0 * Float(alpha) }, logits: logits, teacher: teacher)
         }
         let last = prepared(flow.activation, pass)
         let result = loss(last, weight: lossTerms[0].weight, logits: logits, teacher: nil)

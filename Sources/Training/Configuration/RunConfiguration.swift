@@ -284,13 +284,14 @@ extension RunConfiguration.GenerateSection {
 
 extension ExitRule {
     /// Keys of `exit:` in `generate:` `criterion` (`latent_change`), `threshold` (the criterion's), `cache` (`latest` |
-    /// `full`), `minimum` (1).
+    /// `full`), `minimum` (1), `slots` (as many as applications).
     init(_ reader: ConfigurationReader) throws(ConfigurationError) {
         self.init(
             try reader.choice("criterion", default: .latentChange),
             threshold: try reader.optionalDouble("threshold", in: 0...1e9),
             cache: try reader.choice("cache", default: .latest),
-            minimum: try reader.int("minimum", default: 1, in: 1...1_000_000))
+            minimum: try reader.int("minimum", default: 1, in: 1...1_000_000),
+            slots: try reader.optionalInt("slots", in: 1...1_000_000))
     }
 }
 

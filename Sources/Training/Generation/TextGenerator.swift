@@ -31,7 +31,9 @@ public final class TextGenerator {
         _ request: RunConfiguration.GenerateSection, onText: (String) -> Void = { _ in }
     ) throws -> Result {
         let isReporter = session.communicator.rank == 0
-        if let problem = request.exit?.problem(session.model, rankCount: session.pipeline.size) {
+        if let problem = request.exit?.problem(
+            session.model, stageLayers: session.plan.stageLayers, placement: session.plan.placement)
+        {
             throw RunError.usage("generate.exit: \(problem)")
         }
         let prompt = try vocabulary.encode(request.prompt)

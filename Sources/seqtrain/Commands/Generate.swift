@@ -34,6 +34,8 @@ struct Generate: ParsableCommand {
     var exitCache: ExitRule.Cache?
     @Option(help: "Applications of the shared block that every token goes through.")
     var exitMinimum: Int?
+    @Option(help: "How many applications' keys, values and states are kept, in turn; default: those of all.")
+    var exitSlots: Int?
 
     func validate() throws {
         if let tokens, tokens < 1 { throw ValidationError("--tokens needs at least 1") }
@@ -42,6 +44,7 @@ struct Generate: ParsableCommand {
         if let topK, topK < 1 { throw ValidationError("--top-k needs at least 1") }
         if let exitThreshold, !(exitThreshold >= 0) { throw ValidationError("--exit-threshold cannot be negative") }
         if let exitMinimum, exitMinimum < 1 { throw ValidationError("--exit-minimum needs at least 1") }
+        if let exitSlots, exitSlots < 1 { throw ValidationError("--exit-slots needs at least 1") }
         if let topP, !(topP > 0 && topP <= 1) { throw ValidationError("--top-p lies in (0, 1]") }
     }
 
@@ -74,13 +77,14 @@ struct Generate: ParsableCommand {
 
     /// The configuration's rule with what the command line says of it.
     private func exitRule(_ configured: ExitRule?) -> ExitRule? {
-        let isAsked = exit != nil || exitThreshold != nil || exitCache != nil || exitMinimum != nil
+        let isAsked = exit != nil || exitThreshold != nil || exitCache != nil || exitMinimum != nil || exitSlots != nil
         guard isAsked || configured != nil else { return nil }
         var rule = configured ?? ExitRule(exit ?? .latentChange)
         if let exit, rule.criterion != exit { (rule.criterion, rule.threshold) = (exit, exit.usualThreshold) }
         if let exitThreshold { rule.threshold = exitThreshold }
         if let exitCache { rule.cache = exitCache }
         if let exitMinimum { rule.minimum = exitMinimum }
+        if let exitSlots { rule.slots = exitSlots }
         return rule
     }
 }
