@@ -79,8 +79,8 @@ extension ExitRule {
             func rank(_ index: Int) -> Int { placement.ranks[stageLayers.firstIndex { $0.contains(index) }!] }
             if zip(layers, keepers(in: model.recursions[0])).contains(where: { rank($0) != rank($1) }) {
                 return
-                    "applications that share a slot lie on several ranks; set parallel.placement: ring, generate with "
-                    + "one rank, or remove slots"
+                    "applications that share a slot lie on several ranks; set parallel.placement: ring with no more ranks "
+                    + "than the block has layers, generate with one rank, or remove slots"
             }
         }
         if criterion.asksHead {

@@ -104,7 +104,9 @@ import Testing
 
     @Test func tokensLeaveEarly() throws {
         let space = try Workspace()
-        let layers = "{ recursion: { count: 3, early_exit: {} }, layers: [{ \(Self.block) }] }, { \(Self.block) }"
+        let layers = """
+            { recursion: { count: 3, early_exit: {} }, layers: [{ repeat: 2, \(Self.block) }] }, { \(Self.block) }
+            """
         try space.write(
             "exits.yaml",
             Self.config(layers).replacing(
