@@ -2,8 +2,8 @@
 #include "ck_vector_dispatch.h"
 
 enum { STEPS = CK_STATE_SPACE_STEPS };
-// Rows of a semiseparable table.
-enum { ROW_a, ROW_b, ROW_c, ROW_p, ROW_l, ROW_v, ROW_h, ROW_m };
+// Rows of a semiseparable table: in four stand what the upward sweep of a backward pass adds to, in four the downward one.
+enum { ROW_a, ROW_b, ROW_c, ROW_h, ROW_p, ROW_l, ROW_v, ROW_m, ROWS };
 
 // States of the stretch, one more than its steps; then λ of every step, or g and dL/dw of one.
 size_t ck_state_space_scratch(size_t states) { return (2 * STEPS + 1) * states * 32; }

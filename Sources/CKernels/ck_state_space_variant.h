@@ -7,13 +7,18 @@
 #define backward CK_NAME(ck_state_space_backward_columns)
 #define downwards_diagonal CK_NAME(ck_state_space_downwards_diagonal)
 #define downwards_rank_one CK_NAME(ck_state_space_downwards_rank_one)
+#define spread CK_NAME(ck_state_space_spread)
+#define add_products CK_NAME(ck_state_space_add_products)
+#define load_block CK_NAME(ck_state_space_load_block)
+#define fetch_block CK_NAME(ck_state_space_fetch_block)
+#define store_block CK_NAME(ck_state_space_store_block)
 #define step_semiseparable CK_NAME(ck_state_space_step_semiseparable)
 #define downwards_semiseparable CK_NAME(ck_state_space_downwards_semiseparable)
 // Row r of state n of a table, real part; the imaginary part is 16 floats further.
 #define AT(table, n, r) ((table) + ((n) * K + 2 * (r)) * CK_LANES)
-// Coefficient `row` of a semiseparable transition, of the state at `part` of pair n.
-#define COEF(row) v_load(AT(table, n, ROW_##row) + part)
-#define D_COEF(row) (AT(d_table, n, ROW_##row) + part)
+// Where row r of real state j stands in a semiseparable table, and its value in every lane.
+#define OFFSET(j, r) (((j) * ROWS + (r)) * (CK_LANES / S))
+#define COEF(r) spread(table + OFFSET(j, ROW_##r), S)
 #define RE(p) v_load(p)
 #define IM(p) v_load((p) + CK_LANES)
 
@@ -58,49 +63,112 @@ CK_INLINE vf step(const float *table, const float *before, float *after, vf u, v
   return plus - minus;
 }
 
-// A step of a semiseparable transition; `g`: [2N][16], written. Returns Σ c x.
-CK_INLINE vf step_semiseparable(const float *table, const float *before, float *after, float *g, vf u, size_t N) {
-  enum { K = CK_STATE_SPACE_SEMISEPARABLE };
-  vf below = {0}, above = {0}, sum = {0};
-  for (size_t n = 0; n < N; n++) {
-    for (size_t part = 0; part < 2 * CK_LANES; part += CK_LANES) {
-      const size_t j = n * 2 * CK_LANES + part;
-      vf x = v_load(before + j);
-      v_store(after + j, COEF(a) * x + (COEF(b) * u + COEF(h) * below));
-      below = COEF(l) * below + COEF(p) * x;
-      v_store(g + j, below);
-    }
+CK_INLINE void fetch_block(const ck_state_space_stretch *in, const float *p, const int S) {
+  for (size_t i = 0; i < (S == 1 ? 1 : in->sequences); i++) __builtin_prefetch(p + (ptrdiff_t)i * in->sequence, 0, 2);
+}
+
+// The values of 16/S channels, once for each of S sequences.
+CK_INLINE vf spread(const float *p, const int S) {
+  typedef float v8 __attribute__((ext_vector_type(8)));
+  typedef float v4 __attribute__((ext_vector_type(4)));
+  if (S == 4) {
+    v4 x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return __builtin_shufflevector(x, x, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
   }
-  for (size_t n = N; n-- > 0;) {
-    for (size_t part = 2 * CK_LANES; part > 0;) {
-      part -= CK_LANES;
-      const size_t j = n * 2 * CK_LANES + part;
-      vf x = COEF(m) * above + v_load(after + j);
-      v_store(after + j, x);
-      sum = COEF(c) * x + sum;
-      above = COEF(v) * above + v_load(g + j);
-    }
+  if (S == 2) {
+    v8 x;
+    __builtin_memcpy(&x, p, sizeof x);
+    return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
+  }
+  return v_load(p);
+}
+
+// Adds the products of x and y, summed over the sequences, to four neighbouring rows.
+CK_INLINE void add_products(float *rows, const vf x[4], const vf y[4], const int S) {
+  if (S == 1) {
+    for (int i = 0; i < 4; i++) v_store(rows + i * CK_LANES, x[i] * y[i] + v_load(rows + i * CK_LANES));
+    return;
+  }
+  // The sum of the halves of p, then that of q.
+#define ADD_HALVES(p, q) \
+  (__builtin_shufflevector(p, q, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31) + \
+   __builtin_shufflevector(p, q, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23))
+  const vf p0 = x[0] * y[0], p1 = x[1] * y[1], p2 = x[2] * y[2], p3 = x[3] * y[3];
+  if (S == 2) {
+    v_store(rows, ADD_HALVES(p0, p1) + v_load(rows));
+    v_store(rows + CK_LANES, ADD_HALVES(p2, p3) + v_load(rows + CK_LANES));
+  } else {
+    const vf low = ADD_HALVES(p0, p1), high = ADD_HALVES(p2, p3);
+    const vf first = __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+    const vf second = __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    v_store(rows, first + second + v_load(rows));
+  }
+#undef ADD_HALVES
+}
+
+// `lanes` channels of each sequence of a stretch, `sequence` floats apart, from `p` on; other lanes are zero.
+CK_INLINE vf load_block(const ck_state_space_stretch *in, const float *p, ptrdiff_t sequence, size_t lanes, const int S) {
+  if (S == 1) return v_load_lanes(p, lanes);
+  float block[CK_LANES] = {0};
+  for (size_t i = 0; i < in->sequences; i++) {
+    const float *from = p + (ptrdiff_t)i * sequence;
+    float *to = block + i * (CK_LANES / S);
+    if (lanes == (size_t)(CK_LANES / S)) __builtin_memcpy(to, from, CK_LANES / S * sizeof(float));
+    else __builtin_memcpy(to, from, lanes * sizeof(float));
+  }
+  return v_load(block);
+}
+CK_INLINE void store_block(const ck_state_space_stretch *in, float *p, vf v, size_t lanes, const int S) {
+  if (S == 1) {
+    v_store_lanes(p, v, lanes);
+    return;
+  }
+  float block[CK_LANES];
+  v_store(block, v);
+  for (size_t i = 0; i < in->sequences; i++) {
+    const float *from = block + i * (CK_LANES / S);
+    float *to = p + (ptrdiff_t)i * in->sequence;
+    if (lanes == (size_t)(CK_LANES / S)) __builtin_memcpy(to, from, CK_LANES / S * sizeof(float));
+    else __builtin_memcpy(to, from, lanes * sizeof(float));
+  }
+}
+
+// A step of a semiseparable transition of `count` real states; `g`: [count][16], written: g_{j−1}. Returns Σ c x.
+CK_INLINE vf step_semiseparable(const float *table, const float *before, float *after, float *g, vf u, size_t count, const int S) {
+  vf current = {0}, above = {0}, sum = {0};
+  for (size_t j = 0; j < count; j++) {
+    v_store(g + j * CK_LANES, current);
+    current = COEF(l) * current + COEF(p) * v_load(before + j * CK_LANES);
+  }
+  for (size_t j = count; j-- > 0;) {
+    const vf below = v_load(g + j * CK_LANES);
+    const vf x = COEF(m) * above + (COEF(a) * v_load(before + j * CK_LANES) + (COEF(b) * u + COEF(h) * below));
+    v_store(after + j * CK_LANES, x);
+    sum = COEF(c) * x + sum;
+    above = COEF(v) * above + current;
+    current = below;
   }
   return sum;
 }
 
-CK_INLINE void forward(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, float *scratch, const int K) {
-  const size_t N = in->states;
-  for (size_t channel = 0; channel < in->channels; channel += CK_LANES) {
-    const size_t lanes = in->channels - channel < CK_LANES ? in->channels - channel : CK_LANES;
+CK_INLINE void forward(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, float *scratch, const int K, const int S) {
+  const size_t N = in->states, width = CK_LANES / S;
+  for (size_t channel = 0; channel < in->channels; channel += width) {
+    const size_t lanes = in->channels - channel < width ? in->channels - channel : width;
     const float *table = in->table + channel * N * K;
-    float *state = x + channel * N * 2;
-    const vf skip = v_load_lanes(in->skip + channel, lanes);
+    float *state = x + channel * S * N * 2;
+    const vf skip = load_block(in, in->skip + channel, 0, lanes, S);
     vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, state, N, K) : v_all(0.0f);
     for (size_t t = 0; t < in->steps; t++) {
       const float *u_at = in->u + t * in->u_row + channel;
       float *y_at = y + t * y_row + channel;
-      __builtin_prefetch(u_at + STEPS * in->u_row, 0, 2);
-      __builtin_prefetch(y_at + STEPS * y_row, 0, 2);
-      vf u = v_load_lanes(u_at, lanes);
-      vf sum = K == CK_STATE_SPACE_SEMISEPARABLE ? step_semiseparable(table, state, state, scratch, u, N)
+      fetch_block(in, u_at + STEPS * in->u_row, S);
+      fetch_block(in, y_at + STEPS * y_row, S);
+      vf u = load_block(in, u_at, in->sequence, lanes, S);
+      vf sum = K == CK_STATE_SPACE_SEMISEPARABLE ? step_semiseparable(table, state, state, scratch, u, 2 * N, S)
                                                  : step(table, state, state, u, &s, N, K);
-      v_store_lanes(y_at, skip * u + sum, lanes);
+      store_block(in, y_at, skip * u + sum, lanes, S);
     }
   }
 }
@@ -215,71 +283,59 @@ CK_INLINE void downwards_rank_one(const float *table, const float *states, const
 // With a semiseparable transition, once upwards and once downwards through the states of a step. With γ = dL/dg, ω = dL/dw:
 //   ω_{j+1} = m λ_j + v ω_j;  dm += λ w_{j+1};  dv += ω w_{j+1};  γ_j = ω_j + h_{j+1} λ_{j+1} + l_{j+1} γ_{j+1};
 //   dh += λ g_{j−1};  dl += γ g_{j−1};  dp += γ x̃;  λ ← a λ + p γ, where x̃ is x before the step.
-CK_INLINE void downwards_semiseparable(const float *table, const float *states, const float *us, const float *slopes, float *lambda, float *d_table, float *du, size_t T, size_t N, float *g, float *omegas) {
-  enum { K = CK_STATE_SPACE_SEMISEPARABLE };
-  const size_t row = N * 2 * CK_LANES;
+CK_INLINE void downwards_semiseparable(const float *table, const float *states, const float *us, const float *slopes, float *lambda, float *d_table, float *du, size_t T, size_t count, float *g, float *omegas, const int S) {
+  const size_t row = count * CK_LANES;
   for (size_t t = T; t-- > 0;) {
     const float *before = states + t * row, *after = before + row;
     const vf d = v_load(slopes + t * CK_LANES), u = v_load(us + t * CK_LANES);
-    vf through = {0}, below = {0}, omega = {0};
-    for (size_t n = 0; n < N; n++) {
-      for (size_t part = 0; part < 2 * CK_LANES; part += CK_LANES) {
-        const size_t j = n * 2 * CK_LANES + part;
-        const vf x = v_load(before + j), l = COEF(c) * d + v_load(lambda + j);
-        v_store(lambda + j, l);
-        v_store(D_COEF(c), d * v_load(after + j) + v_load(D_COEF(c)));
-        v_store(D_COEF(a), l * x + v_load(D_COEF(a)));
-        v_store(D_COEF(b), l * u + v_load(D_COEF(b)));
-        v_store(D_COEF(h), l * below + v_load(D_COEF(h)));
-        through = COEF(b) * l + through;
-        v_store(omegas + j, omega);
-        omega = COEF(v) * omega + COEF(m) * l;
-        below = COEF(l) * below + COEF(p) * x;
-        v_store(g + j, below);
-      }
+    vf through = {0}, current = {0}, omega = {0};
+    for (size_t j = 0; j < count; j++) {
+      const vf x = v_load(before + j * CK_LANES), l = COEF(c) * d + v_load(lambda + j * CK_LANES);
+      v_store(lambda + j * CK_LANES, l);
+      v_store(omegas + j * CK_LANES, omega);
+      v_store(g + j * CK_LANES, current);
+      add_products(d_table + OFFSET(j, ROW_a), (vf[]){l, l, d, l}, (vf[]){x, u, v_load(after + j * CK_LANES), current}, S);
+      through = COEF(b) * l + through;
+      omega = COEF(v) * omega + COEF(m) * l;
+      current = COEF(l) * current + COEF(p) * x;
     }
     v_store(du + t * CK_LANES, through);
     vf above = {0}, from_above = {0};
-    for (size_t n = N; n-- > 0;) {
-      for (size_t part = 2 * CK_LANES; part > 0;) {
-        part -= CK_LANES;
-        const size_t j = n * 2 * CK_LANES + part;
-        const vf l = v_load(lambda + j), own = v_load(omegas + j), gamma = own + from_above;
-        v_store(D_COEF(m), l * above + v_load(D_COEF(m)));
-        v_store(D_COEF(v), own * above + v_load(D_COEF(v)));
-        above = COEF(v) * above + v_load(g + j);
-        if (j > 0) v_store(D_COEF(l), gamma * v_load(g + j - CK_LANES) + v_load(D_COEF(l)));
-        v_store(D_COEF(p), gamma * v_load(before + j) + v_load(D_COEF(p)));
-        from_above = COEF(l) * gamma + COEF(h) * l;
-        v_store(lambda + j, COEF(p) * gamma + COEF(a) * l);
-      }
+    for (size_t j = count; j-- > 0;) {
+      const vf l = v_load(lambda + j * CK_LANES), own = v_load(omegas + j * CK_LANES), gamma = own + from_above;
+      const vf x = v_load(before + j * CK_LANES), below = v_load(g + j * CK_LANES);
+      add_products(d_table + OFFSET(j, ROW_p), (vf[]){gamma, gamma, own, l}, (vf[]){x, below, above, above}, S);
+      above = COEF(v) * above + current;
+      current = below;
+      from_above = COEF(l) * gamma + COEF(h) * l;
+      v_store(lambda + j * CK_LANES, COEF(p) * gamma + COEF(a) * l);
     }
   }
 }
 
 CK_INLINE void backward(
     const ck_state_space_stretch *in, const float *x, const float *dy, ptrdiff_t dy_row, float *g, float *du,
-    ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch, const int K) {
-  const size_t N = in->states, T = in->steps, row = N * 2 * CK_LANES;
+    ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch, const int K, const int S) {
+  const size_t N = in->states, T = in->steps, row = N * 2 * CK_LANES, width = CK_LANES / S;
   float *g_row = scratch + (STEPS + 1) * row, *omegas = g_row + row;
   float us[STEPS * CK_LANES], feedbacks[STEPS * CK_LANES], slopes[STEPS * CK_LANES], sums[STEPS * CK_LANES];
-  for (size_t channel = 0; channel < in->channels; channel += CK_LANES) {
-    const size_t lanes = in->channels - channel < CK_LANES ? in->channels - channel : CK_LANES;
+  for (size_t channel = 0; channel < in->channels; channel += width) {
+    const size_t lanes = in->channels - channel < width ? in->channels - channel : width;
     const float *table = in->table + channel * N * K;
-    float *lambda = g + channel * N * 2, *d_block = d_table + channel * N * K;
-    __builtin_memcpy(scratch, x + channel * N * 2, row * sizeof(float));
+    float *lambda = g + channel * S * N * 2, *d_block = d_table + channel * N * K;
+    __builtin_memcpy(scratch, x + channel * S * N * 2, row * sizeof(float));
     vf s = K == CK_STATE_SPACE_RANK_ONE ? feedback(table, scratch, N, K) : v_all(0.0f);
     for (size_t t = 0; t < T; t++) {
       const float *u_at = in->u + t * in->u_row + channel, *dy_at = dy + t * dy_row + channel;
-      __builtin_prefetch(u_at - STEPS * in->u_row, 0, 2);
-      __builtin_prefetch(dy_at - STEPS * dy_row, 0, 2);
-      vf u = v_load_lanes(u_at, lanes);
+      fetch_block(in, u_at - STEPS * in->u_row, S);
+      fetch_block(in, dy_at - STEPS * dy_row, S);
+      vf u = load_block(in, u_at, in->sequence, lanes, S);
       v_store(us + t * CK_LANES, u);
       v_store(feedbacks + t * CK_LANES, s);
       if (K == CK_STATE_SPACE_SEMISEPARABLE)
-        step_semiseparable(table, scratch + t * row, scratch + (t + 1) * row, g_row, u, N);
+        step_semiseparable(table, scratch + t * row, scratch + (t + 1) * row, g_row, u, 2 * N, S);
       else step(table, scratch + t * row, scratch + (t + 1) * row, u, &s, N, K);
-      v_store(slopes + t * CK_LANES, v_load_lanes(dy_at, lanes));
+      v_store(slopes + t * CK_LANES, load_block(in, dy_at, in->sequence, lanes, S));
     }
     if (K == CK_STATE_SPACE_DIAGONAL) {
       __builtin_memset(sums, 0, sizeof sums);
@@ -288,35 +344,39 @@ CK_INLINE void backward(
       if (n < N) downwards_diagonal(table, scratch, us, slopes, lambda, d_block, sums, T, N, n, 1);
     } else if (K == CK_STATE_SPACE_RANK_ONE)
       downwards_rank_one(table, scratch, us, slopes, feedbacks, lambda, d_block, sums, T, N, g_row);
-    else downwards_semiseparable(table, scratch, us, slopes, lambda, d_block, sums, T, N, g_row, omegas);
+    else downwards_semiseparable(table, scratch, us, slopes, lambda, d_block, sums, T, 2 * N, g_row, omegas, S);
 
-    const vf skip = v_load_lanes(in->skip + channel, lanes);
-    vf d_skip_sum = v_load_lanes(d_skip + channel, lanes);
+    const vf skip = load_block(in, in->skip + channel, 0, lanes, S);
+    vf d_skip_sum = v_load(d_skip + channel * S);
     for (size_t t = T; t-- > 0;) {
       float *du_at = du + t * du_row + channel;
-      __builtin_prefetch(du_at - STEPS * du_row, 0, 2);
+      fetch_block(in, du_at - STEPS * du_row, S);
       vf d = v_load(slopes + t * CK_LANES);
-      v_store_lanes(du_at, skip * d + v_load(sums + t * CK_LANES), lanes);
+      store_block(in, du_at, skip * d + v_load(sums + t * CK_LANES), lanes, S);
       d_skip_sum = d * v_load(us + t * CK_LANES) + d_skip_sum;
     }
-    v_store_lanes(d_skip + channel, d_skip_sum, lanes);
+    v_store(d_skip + channel * S, d_skip_sum);
   }
 }
 
+#define FORWARD(K, S) forward(in, x, y, y_row, scratch, K, S)
 CK_LOOP void CK_NAME(ck_state_space_forward)(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, float *scratch) {
-  if (in->columns == CK_STATE_SPACE_DIAGONAL) forward(in, x, y, y_row, scratch, CK_STATE_SPACE_DIAGONAL);
-  else if (in->columns == CK_STATE_SPACE_RANK_ONE) forward(in, x, y, y_row, scratch, CK_STATE_SPACE_RANK_ONE);
-  else forward(in, x, y, y_row, scratch, CK_STATE_SPACE_SEMISEPARABLE);
+  if (in->columns == CK_STATE_SPACE_DIAGONAL) FORWARD(CK_STATE_SPACE_DIAGONAL, 1);
+  else if (in->columns == CK_STATE_SPACE_RANK_ONE) FORWARD(CK_STATE_SPACE_RANK_ONE, 1);
+  else if (in->slots == 4) FORWARD(CK_STATE_SPACE_SEMISEPARABLE, 4);
+  else if (in->slots == 2) FORWARD(CK_STATE_SPACE_SEMISEPARABLE, 2);
+  else FORWARD(CK_STATE_SPACE_SEMISEPARABLE, 1);
 }
 
+#define BACKWARD(K, S) backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, K, S)
 CK_LOOP void CK_NAME(ck_state_space_backward)(
     const ck_state_space_stretch *in, const float *x, const float *dy, ptrdiff_t dy_row, float *g, float *du,
     ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch) {
-  if (in->columns == CK_STATE_SPACE_DIAGONAL)
-    backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, CK_STATE_SPACE_DIAGONAL);
-  else if (in->columns == CK_STATE_SPACE_RANK_ONE)
-    backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, CK_STATE_SPACE_RANK_ONE);
-  else backward(in, x, dy, dy_row, g, du, du_row, d_table, d_skip, scratch, CK_STATE_SPACE_SEMISEPARABLE);
+  if (in->columns == CK_STATE_SPACE_DIAGONAL) BACKWARD(CK_STATE_SPACE_DIAGONAL, 1);
+  else if (in->columns == CK_STATE_SPACE_RANK_ONE) BACKWARD(CK_STATE_SPACE_RANK_ONE, 1);
+  else if (in->slots == 4) BACKWARD(CK_STATE_SPACE_SEMISEPARABLE, 4);
+  else if (in->slots == 2) BACKWARD(CK_STATE_SPACE_SEMISEPARABLE, 2);
+  else BACKWARD(CK_STATE_SPACE_SEMISEPARABLE, 1);
 }
 
 CK_LOOP void CK_NAME(ck_complex_scan_forward)(const float *a, const float *b, float *state, float *x, size_t steps, size_t lanes, ptrdiff_t plane, ptrdiff_t row) {
@@ -371,10 +431,17 @@ CK_LOOP void CK_NAME(ck_complex_scan_backward)(const float *a, const float *x, c
 #undef backward
 #undef downwards_diagonal
 #undef downwards_rank_one
+#undef spread
+#undef add_products
+#undef load_block
+#undef fetch_block
+#undef store_block
 #undef step_semiseparable
 #undef downwards_semiseparable
 #undef AT
+#undef OFFSET
 #undef COEF
-#undef D_COEF
 #undef RE
 #undef IM
+#undef FORWARD
+#undef BACKWARD

@@ -6,9 +6,9 @@ import CKernels
 /// `w_j = g_j + v_j w_{j+1}` (LSSL).
 ///
 /// Legend: B batch, T time, C channels, N states, K = 6, 10 or 16 numbers per state: a, b, c (f, w), each real and
-/// imaginary; or a, b, c, p, l, v, h, m, each of two real states.
-/// One task is one sequence and 256 of its channels. Kept for the backward are the states before every 32nd step; the
-/// others are computed again.
+/// imaginary; or a, b, c, h, p, l, v, m of each of two real states.
+/// One task is 256 channels: of one sequence; or, with a semiseparable transition, of up to four sequences, which share what is
+/// read of the table. Kept for the backward are the states before every 32nd step; the others are computed again.
 public struct StateSpaceScan {
     public typealias Source = UnsafePointer<Float>
     public typealias Destination = UnsafeMutablePointer<Float>
@@ -39,30 +39,47 @@ public struct StateSpaceScan {
             "StateSpaceScan: batch \(batch), time \(time), channels \(channels), states \(states); expected at least 1")
         (self.batch, self.time, self.channels, self.states) = (batch, time, channels, states)
         columns = transition.columns
+        slots = transition != .semiseparable ? 1 : batch > 2 ? 4 : batch
     }
+
+    /// Sequences side by side in a vector, of `16 / slots` channels each; the last ones may be missing.
+    private let slots: Int
+    private var lanes: Int { 16 / slots }
+    private var bundleCount: Int { (batch + slots - 1) / slots }
 
     private static let stretchLength = CK_STATE_SPACE_STEPS
     private var stretchCount: Int { (time + Self.stretchLength - 1) / Self.stretchLength }
-    private var groupCount: Int { ChannelBlocks.groupCount(channels: channels) }
-    private var packedStateCount: Int { ChannelBlocks.floats(channels: channels, width: 2 * states) }
+    private var groupCount: Int { ChannelBlocks.groupCount(channels: channels, sequences: slots) }
+    private var packedStateCount: Int { packedCount(channels: channels, width: 2 * states) }
 
     /// Floats of a table in blocks.
-    public var packedTableCount: Int { ChannelBlocks.floats(channels: channels, width: states * columns) }
+    public var packedTableCount: Int { packedCount(channels: channels, width: states * columns) / slots }
+    /// Floats of the gradients of a table that a backward pass writes.
+    public var tablePartsCount: Int { bundleCount * packedTableCount }
     /// Floats that a forward pass keeps for the backward.
-    public var checkpointCount: Int { batch * stretchCount * packedStateCount }
+    public var checkpointCount: Int { bundleCount * stretchCount * packedStateCount }
+
+    private func packedCount(channels: Int, width: Int) -> Int {
+        ChannelBlocks.floats(channels: channels * slots, width: width)
+    }
 
     /// - Parameter table: `[C, N, K]`.
     public func packTable(_ table: Source, into packed: Destination) {
-        ChannelBlocks.pack(table, channels: channels, width: states * columns, into: packed)
+        packed.update(repeating: 0, count: packedTableCount)
+        ChannelBlocks.copy(
+            table, channels: channels, width: states * columns, lanes: lanes, stride: lanes, into: packed)
     }
 
     /// Adds up the gradients of the sequences, in their order.
     /// - Parameters:
-    ///   - parts: `[B, packedTableCount]`; the first row is overwritten by the sum.
+    ///   - parts: of the backward pass; its first `packedTableCount` floats are overwritten by the sum.
     ///   - table: `[C, N, K]`, written.
     public func sumTableParts(_ parts: Destination, into table: Destination) {
-        for row in 1..<max(batch, 1) { ck_add(parts, parts, parts + row * packedTableCount, packedTableCount) }
-        ChannelBlocks.unpack(parts, channels: channels, width: states * columns, into: table)
+        for bundle in 1..<max(bundleCount, 1) {
+            ck_add(parts, parts, parts + bundle * packedTableCount, packedTableCount)
+        }
+        ChannelBlocks.unpack(
+            parts, channels: channels, width: states * columns, lanes: lanes, stride: lanes, into: table)
     }
 
     /// - Parameters:
@@ -75,19 +92,17 @@ public struct StateSpaceScan {
         _ u: Source, table: Source, skip: Source, stateIn: Source?, into y: Destination, stateOut: Destination,
         checkpoints: Destination?, threads: ThreadPool
     ) {
-        threads.run(batch * groupCount) { task, worker in
-            let (row, group) = (task / groupCount, ChannelBlocks.group(task % groupCount, channels: channels))
-            let count = ChannelBlocks.floats(channels: group.count, width: 2 * states)
+        run(threads) { task, worker in
+            let count = packedCount(channels: task.channels.count, width: 2 * states)
             let x = threads.scratch(worker: worker, floats: count + 32 * states)
-            let state = (row * channels + group.lowerBound) * 2 * states
-            ChannelBlocks.pack(stateIn.map { $0 + state }, channels: group.count, width: 2 * states, into: x)
+            pack(stateIn, width: 2 * states, task, into: x)
             for index in 0..<stretchCount {
-                if let checkpoints { checkpoint(checkpoints, row, index, group).update(from: x, count: count) }
-                let at = (row * time + index * Self.stretchLength) * channels + group.lowerBound
-                var stretch = self.stretch(index, u + at, table: table, skip: skip, group)
+                if let checkpoints { checkpoint(checkpoints, index, task).update(from: x, count: count) }
+                let at = offset(index, task)
+                var stretch = self.stretch(index, u + at, table: table, skip: skip, task)
                 ck_state_space_forward(&stretch, x, y + at, channels, x + count)
             }
-            ChannelBlocks.unpack(x, channels: group.count, width: 2 * states, into: stateOut + state)
+            unpack(x, width: 2 * states, task, into: stateOut)
         }
     }
 
@@ -96,45 +111,89 @@ public struct StateSpaceScan {
     ///   - dy: `[B·T, C]`.
     ///   - dStateOut: `[B, C, N, 2]`; nil is zero.
     ///   - du: `[B·T, C]`, written.
-    ///   - tableParts: `[B, packedTableCount]`, written: a sequence's gradient of the table. - skipParts: `[B, C]` alike.
+    ///   - tableParts: `tablePartsCount` floats, written, for `sumTableParts`.
+    ///   - skipParts: `[B, C]`, written: a sequence's gradient of D.
     ///   - dStateIn: `[B, C, N, 2]`, written.
     public func backward(
         _ u: Source, table: Source, skip: Source, checkpoints: Destination, dy: Source, dStateOut: Source?,
         into du: Destination, tableParts: Destination, skipParts: Destination, dStateIn: Destination,
         threads: ThreadPool
     ) {
-        threads.run(batch * groupCount) { task, worker in
-            let (row, group) = (task / groupCount, ChannelBlocks.group(task % groupCount, channels: channels))
-            let count = ChannelBlocks.floats(channels: group.count, width: 2 * states)
-            let g = threads.scratch(worker: worker, floats: count + ck_state_space_scratch(states))
-            let state = (row * channels + group.lowerBound) * 2 * states
-            ChannelBlocks.pack(dStateOut.map { $0 + state }, channels: group.count, width: 2 * states, into: g)
-            let dTable = tableParts + row * packedTableCount + group.lowerBound * states * columns
+        run(threads) { task, worker in
+            let count = packedCount(channels: task.channels.count, width: 2 * states)
+            let skipCount = packedCount(channels: task.channels.count, width: 1)
+            let g = threads.scratch(worker: worker, floats: count + skipCount + ck_state_space_scratch(states))
+            pack(dStateOut, width: 2 * states, task, into: g)
+            let dSkip = g + count
+            dSkip.update(repeating: 0, count: skipCount)
+            let dTable = tableParts + task.bundle * packedTableCount + task.channels.lowerBound * states * columns
             dTable.update(
-                repeating: 0, count: ChannelBlocks.floats(channels: group.count, width: states * columns))
-            let dSkip = skipParts + row * channels + group.lowerBound
-            dSkip.update(repeating: 0, count: group.count)
+                repeating: 0, count: packedCount(channels: task.channels.count, width: states * columns) / slots)
             for index in (0..<stretchCount).reversed() {
-                let at = (row * time + index * Self.stretchLength) * channels + group.lowerBound
-                var stretch = self.stretch(index, u + at, table: table, skip: skip, group)
+                let at = offset(index, task)
+                var stretch = self.stretch(index, u + at, table: table, skip: skip, task)
                 ck_state_space_backward(
-                    &stretch, checkpoint(checkpoints, row, index, group), dy + at, channels, g, du + at, channels,
-                    dTable, dSkip, g + count)
+                    &stretch, checkpoint(checkpoints, index, task), dy + at, channels, g, du + at, channels, dTable,
+                    dSkip, dSkip + skipCount)
             }
-            ChannelBlocks.unpack(g, channels: group.count, width: 2 * states, into: dStateIn + state)
+            unpack(g, width: 2 * states, task, into: dStateIn)
+            unpack(dSkip, width: 1, task, into: skipParts)
         }
     }
 
-    private func checkpoint(_ base: Destination, _ row: Int, _ index: Int, _ group: Range<Int>) -> Destination {
-        base + (row * stretchCount + index) * packedStateCount + group.lowerBound * 2 * states
+    /// What one task works on: some channels of the sequences of a bundle.
+    private struct Share {
+        var bundle: Int
+        var sequences: Range<Int>
+        var channels: Range<Int>
+    }
+
+    private func run(_ threads: ThreadPool, _ body: (Share, _ worker: Int) -> Void) {
+        threads.run(bundleCount * groupCount) { index, worker in
+            let bundle = index / groupCount
+            let task = Share(
+                bundle: bundle, sequences: bundle * slots..<min(batch, (bundle + 1) * slots),
+                channels: ChannelBlocks.group(index % groupCount, channels: channels, sequences: slots))
+            body(task, worker)
+        }
+    }
+
+    /// A task's part of `[B, C, width]` to blocks; nil is zero.
+    private func pack(_ plain: Source?, width: Int, _ task: Share, into packed: Destination) {
+        packed.update(repeating: 0, count: packedCount(channels: task.channels.count, width: width))
+        guard let plain else { return }
+        for (slot, row) in task.sequences.enumerated() {
+            ChannelBlocks.copy(
+                plain + (row * channels + task.channels.lowerBound) * width, channels: task.channels.count,
+                width: width, lanes: lanes, stride: 16, into: packed + slot * lanes)
+        }
+    }
+
+    private func unpack(_ packed: Source, width: Int, _ task: Share, into plain: Destination) {
+        for (slot, row) in task.sequences.enumerated() {
+            ChannelBlocks.unpack(
+                packed + slot * lanes, channels: task.channels.count, width: width, lanes: lanes, stride: 16,
+                into: plain + (row * channels + task.channels.lowerBound) * width)
+        }
+    }
+
+    private func checkpoint(_ base: Destination, _ index: Int, _ task: Share) -> Destination {
+        base + (task.bundle * stretchCount + index) * packedStateCount + task.channels.lowerBound * slots * 2 * states
+    }
+
+    /// Where a stretch of the first sequence begins in `[B·T, C]`.
+    private func offset(_ index: Int, _ task: Share) -> Int {
+        (task.sequences.lowerBound * time + index * Self.stretchLength) * channels + task.channels.lowerBound
     }
 
     private func stretch(
-        _ index: Int, _ u: Source, table: Source, skip: Source, _ group: Range<Int>
+        _ index: Int, _ u: Source, table: Source, skip: Source, _ task: Share
     ) -> ck_state_space_stretch {
-        ck_state_space_stretch(
-            steps: min(Self.stretchLength, time - index * Self.stretchLength), channels: group.count, states: states,
-            columns: Int32(columns), table: table + group.lowerBound * states * columns,
-            skip: skip + group.lowerBound, u: u, u_row: channels)
+        let first = task.channels.lowerBound
+        return ck_state_space_stretch(
+            steps: min(Self.stretchLength, time - index * Self.stretchLength), channels: task.channels.count,
+            states: states, columns: Int32(columns), slots: Int32(slots), sequences: task.sequences.count,
+            sequence: time * channels, table: table + first * states * columns, skip: skip + first, u: u,
+            u_row: channels)
     }
 }

@@ -2,37 +2,102 @@ import Kernels
 import Testing
 
 @Suite struct StateSpaceTests {
-    /// B, T, C, N: one step, lengths off the stretches of 16, channels off the lanes and beyond one task.
-    static let shapes = [(1, 1, 1, 1), (2, 16, 17, 3), (1, 63, 40, 8), (2, 37, 257, 2)]
+    /// B, T, C, N: one step, lengths off the stretches of 32, channels off the lanes and beyond one task, sequences short of
+    /// those that go together and beyond.
+    static let shapes = [
+        (1, 1, 1, 1), (2, 16, 17, 3), (1, 63, 40, 8), (2, 37, 257, 2), (3, 33, 6, 3), (4, 40, 70, 2), (5, 35, 66, 1),
+        (9, 3, 9, 4),
+    ]
 
     @Test(arguments: shapes, StateSpaceScan.Transition.allCases)
     func matchesTheDefinition(
         _ size: (b: Int, t: Int, c: Int, n: Int), transition: StateSpaceScan.Transition
     ) {
-        let (b, t, c, n) = size
-        let scan = StateSpaceScan(batch: b, time: t, channels: c, states: n, transition: transition)
-        let hasRankOneTerm = transition == .diagonalPlusRankOne
-        let k = scan.columns
-        let u = randomFloats(b * t * c, seed: 1), table = randomFloats(c * n * k, seed: 2, scale: 0.4)
-        let skip = randomFloats(c, seed: 3), state = randomFloats(b * c * n * 2, seed: 4)
+        let scan = StateSpaceScan(
+            batch: size.b, time: size.t, channels: size.c, states: size.n, transition: transition)
+        let (u, table, skip, state) = Self.operands(scan)
+        let expected = Self.definition(
+            scan, transition, u: u.map(Double.init), table: table.map(Double.init), skip: skip.map(Double.init),
+            state: state.map(Double.init))
+        var packed = zeros(scan.packedTableCount), y = zeros(u.count), stateOut = zeros(state.count)
+        scan.packTable(table, into: &packed)
+        scan.forward(
+            u, table: packed, skip: skip, stateIn: state, into: &y, stateOut: &stateOut, checkpoints: nil,
+            threads: twoPool)
+        #expect(relativeError(y, expected.y) < 1e-6)
+        #expect(relativeError(stateOut, expected.state) < 1e-6)
+    }
 
-        var x = state.map(Double.init), expected = [Double](repeating: 0, count: b * t * c)
+    /// Along a random direction of every operand, against differences of the definition.
+    @Test(arguments: shapes, StateSpaceScan.Transition.allCases)
+    func gradientsMatchDifferences(
+        _ size: (b: Int, t: Int, c: Int, n: Int), transition: StateSpaceScan.Transition
+    ) {
+        let scan = StateSpaceScan(
+            batch: size.b, time: size.t, channels: size.c, states: size.n, transition: transition)
+        let (u, table, skip, state) = Self.operands(scan)
+        let dy = randomFloats(u.count, seed: 5), dStateOut = randomFloats(state.count, seed: 6)
+        var packed = zeros(scan.packedTableCount), y = zeros(u.count), stateOut = zeros(state.count)
+        var checkpoints = zeros(scan.checkpointCount)
+        scan.packTable(table, into: &packed)
+        scan.forward(
+            u, table: packed, skip: skip, stateIn: state, into: &y, stateOut: &stateOut, checkpoints: &checkpoints,
+            threads: twoPool)
+        var du = zeros(u.count), tableParts = zeros(scan.tablePartsCount), skipParts = zeros(size.b * size.c)
+        var dTable = zeros(table.count), dSkip = zeros(size.c), dStateIn = zeros(state.count)
+        scan.backward(
+            u, table: packed, skip: skip, checkpoints: &checkpoints, dy: dy, dStateOut: dStateOut, into: &du,
+            tableParts: &tableParts, skipParts: &skipParts, dStateIn: &dStateIn, threads: twoPool)
+        scan.sumTableParts(&tableParts, into: &dTable)
+        for (index, part) in skipParts.enumerated() { dSkip[index % size.c] += part }
+
+        let operands = [u, table, skip, state].map { $0.map(Double.init) }
+        for (index, gradient) in [du, dTable, dSkip, dStateIn].enumerated() {
+            let direction = randomFloats(gradient.count, seed: UInt64(7 + index)).map(Double.init)
+            func loss(_ distance: Double) -> Double {
+                var moved = operands
+                for i in direction.indices { moved[index][i] += distance * direction[i] }
+                let (y, x) = Self.definition(
+                    scan, transition, u: moved[0], table: moved[1], skip: moved[2], state: moved[3])
+                return zip(y, dy).reduce(0) { $0 + $1.0 * Double($1.1) }
+                    + zip(x, dStateOut).reduce(0) { $0 + $1.0 * Double($1.1) }
+            }
+            let expected = (loss(1e-5) - loss(-1e-5)) / 2e-5
+            let products = zip(gradient, direction).map { Double($0) * $1 }
+            let scale = products.reduce(0) { $0 + $1 * $1 }.squareRoot()
+            #expect(abs(products.reduce(0, +) - expected) < 1e-5 * scale, "operand \(index)")
+        }
+    }
+
+    static func operands(_ scan: StateSpaceScan) -> (u: [Float], table: [Float], skip: [Float], state: [Float]) {
+        let (b, t, c, n) = (scan.batch, scan.time, scan.channels, scan.states)
+        return (
+            randomFloats(b * t * c, seed: 1), randomFloats(c * n * scan.columns, seed: 2, scale: 0.4),
+            randomFloats(c, seed: 3), randomFloats(b * c * n * 2, seed: 4)
+        )
+    }
+
+    static func definition(
+        _ scan: StateSpaceScan, _ transition: StateSpaceScan.Transition, u: [Double], table: [Double],
+        skip: [Double], state: [Double]
+    ) -> (y: [Double], state: [Double]) {
+        let (b, t, c, n, k) = (scan.batch, scan.time, scan.channels, scan.states, scan.columns)
+        let hasRankOneTerm = transition == .diagonalPlusRankOne
+        var x = state, y = [Double](repeating: 0, count: b * t * c)
         for row in 0..<b * t {
             for channel in 0..<c {
-                let (base, input) = ((row / t * c + channel) * n * 2, Double(u[row * c + channel]))
-                func entry(_ state: Int, _ column: Int) -> Double { Double(table[(channel * n + state) * k + column]) }
+                let (base, input) = ((row / t * c + channel) * n * 2, u[row * c + channel])
+                func entry(_ state: Int, _ column: Int) -> Double { table[(channel * n + state) * k + column] }
+                y[row * c + channel] = skip[channel] * input
                 if transition == .semiseparable {
-                    expected[row * c + channel] =
-                        Double(skip[channel]) * input
-                        + Self.semiseparableStep(
-                            Array(table[channel * n * k..<(channel + 1) * n * k]), &x[base..<base + 2 * n], input)
+                    y[row * c + channel] += Self.semiseparableStep(
+                        Array(table[channel * n * k..<(channel + 1) * n * k]), &x[base..<base + 2 * n], input)
                     continue
                 }
                 var s = 0.0
                 if hasRankOneTerm {
                     for m in 0..<n { s += entry(m, 8) * x[base + 2 * m] - entry(m, 9) * x[base + 2 * m + 1] }
                 }
-                var y = Double(skip[channel]) * input
                 for m in 0..<n {
                     let (re, im) = (x[base + 2 * m], x[base + 2 * m + 1])
                     x[base + 2 * m] = entry(m, 0) * re - entry(m, 1) * im + entry(m, 2) * input
@@ -41,26 +106,18 @@ import Testing
                         x[base + 2 * m] += entry(m, 6) * s
                         x[base + 2 * m + 1] += entry(m, 7) * s
                     }
-                    y += entry(m, 4) * x[base + 2 * m] - entry(m, 5) * x[base + 2 * m + 1]
+                    y[row * c + channel] += entry(m, 4) * x[base + 2 * m] - entry(m, 5) * x[base + 2 * m + 1]
                 }
-                expected[row * c + channel] = y
             }
         }
-
-        var packed = zeros(scan.packedTableCount), y = zeros(u.count), stateOut = zeros(state.count)
-        scan.packTable(table, into: &packed)
-        scan.forward(
-            u, table: packed, skip: skip, stateIn: state, into: &y, stateOut: &stateOut, checkpoints: nil,
-            threads: twoPool)
-        #expect(relativeError(y, expected) < 1e-6)
-        #expect(relativeError(stateOut, x) < 1e-6)
+        return (y, x)
     }
 
     /// Moves the states on, and returns `Σ c x`.
-    static func semiseparableStep(_ table: [Float], _ x: inout ArraySlice<Double>, _ u: Double) -> Double {
+    static func semiseparableStep(_ table: [Double], _ x: inout ArraySlice<Double>, _ u: Double) -> Double {
         let count = x.count
-        func row(_ row: Int) -> [Double] { (0..<count).map { Double(table[$0 / 2 * 16 + 2 * row + $0 % 2]) } }
-        let (a, b, c, p, l, v, h, m) = (row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7))
+        func row(_ row: Int) -> [Double] { (0..<count).map { table[$0 * 8 + row] } }
+        let (a, b, c, h, p, l, v, m) = (row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7))
         var g = [Double](repeating: 0, count: count + 1), w = g  // g_{j−1} and w_j stand at j
         let old = Array(x)
         for j in 0..<count { g[j + 1] = p[j] * old[j] + l[j] * g[j] }

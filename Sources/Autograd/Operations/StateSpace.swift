@@ -39,7 +39,7 @@ extension Tape {
             if dy == nil, dStateOut != nil { dy = context.zeros(u.shape) }
             guard let dy, let checkpoints else { return }
             let du = context.tensor(u.shape)
-            let tableParts = context.tensor(Shape(batch, scan.packedTableCount))
+            let tableParts = context.tensor(Shape(scan.tablePartsCount))
             let skipParts = context.tensor(Shape(batch, channels))
             let dStateIn = context.tensor(stateOut.shape)
             let dTable = context.tensor(table.shape)

@@ -8,9 +8,11 @@
 // [blocks][N][K][16] with rows a, b, c and, with rank one, f, w, each real, imaginary: K = 6 or 10. Padding lanes are zero.
 // Sums over n run upwards, real and imaginary parts apart; sums over time run downwards.
 //
-// Semiseparable transitions (K = 16) have 2N real states j, two of which stand where the others have the parts of one:
+// Semiseparable transitions (K = 16) have 2N real states j, which stand where the others have real and imaginary parts:
 //   g_j = p_j x_j + l_j g_{j−1} upwards,  x_j ← a_j x_j + b_j u + h_j g_{j−1} + m_j w_{j+1},  w_j = g_j + v_j w_{j+1} downwards,
-//   y = Σ_j c_j x_j + D u;  rows a, b, c, p, l, v, h, m. The sum in y runs downwards.
+//   y = Σ_j c_j x_j + D u. The sum in y runs downwards.
+// A block has L = 16/S channels of S = 1, 2 or 4 sequences, so that as few numbers as possible of their common table are read
+// per step. Tables are [blocks][2N][8][L] with rows a, b, c, h, p, l, v, m, states [blocks][2N][S][L].
 
 enum {
   CK_STATE_SPACE_STEPS = 32, ///< longest stretch of a backward call
@@ -19,11 +21,14 @@ enum {
   CK_STATE_SPACE_SEMISEPARABLE = 16
 };
 
-/// One stretch of one sequence; `*_row` are distances between time steps in floats.
+/// One stretch of one sequence, or of some side by side; `*_row` are distances between time steps in floats.
 typedef struct {
   size_t steps, channels, states;
   int columns;        ///< K
-  const float *table; ///< [blocks][N][K][16]
+  int slots;          ///< S; 1 unless the transition is semiseparable
+  size_t sequences;   ///< at most S
+  ptrdiff_t sequence; ///< distance between sequences in u, y, dy and du
+  const float *table; ///< in blocks
   const float *skip;  ///< D, [channels]
   const float *u;     ///< [steps][channels]
   ptrdiff_t u_row;
@@ -31,8 +36,8 @@ typedef struct {
 
 /// `x`: the state, on entry and exit. `scratch`: 32·N floats, which only a semiseparable transition needs.
 void ck_state_space_forward(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, float *scratch);
-/// `x`: the state before the stretch. `g`: dL/d(state), after it on entry, before it on exit. `d_table` and `d_skip` are
-/// added to.
+/// `x`: the state before the stretch. `g`: dL/d(state), after it on entry, before it on exit. `d_table`, summed over sequences,
+/// and `d_skip`, [blocks][16], are added to.
 void ck_state_space_backward(
     const ck_state_space_stretch *in, const float *x, const float *dy, ptrdiff_t dy_row, float *g, float *du,
     ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch);

@@ -187,28 +187,25 @@ private struct SemiseparableStep {
     }
 
     /// - Parameters:
-    ///   - readout: `C`, `N` elements. - table: `[N/2, 16]`, written.
+    ///   - readout: `C`, `N` elements. - table: `[N, 8]`, written.
     func store(readout: UnsafePointer<Float>, into table: UnsafeMutablePointer<Float>) {
         for (n, r) in rows.enumerated() {
-            let values = [r.a, r.b, Double(readout[n]), r.p, r.l, r.v, r.h, r.m]
-            for (column, value) in values.enumerated() { table[Self.index(n, column)] = Float(value) }
+            let values = [r.a, r.b, Double(readout[n]), r.h, r.p, r.l, r.v, r.m]
+            for (column, value) in values.enumerated() { table[n * 8 + column] = Float(value) }
         }
     }
 
-    /// Pairs of states stand side by side in every column.
-    private static func index(_ n: Int, _ column: Int) -> Int { n / 2 * 16 + 2 * column + n % 2 }
-
     /// - Parameters:
-    ///   - gradient: of the table, `[N/2, 16]`. - dReadout: of `C`, added to.
+    ///   - gradient: of the table, `[N, 8]`. - dReadout: of `C`, added to.
     func gradients(
         _ gradient: UnsafePointer<Float>, dReadout: UnsafeMutablePointer<Float>
     ) -> (step: Double, states: [TransitionState]) {
         let count = rows.count
         var d = (0..<count).map { n -> Row in
-            func column(_ k: Int) -> Double { Double(gradient[Self.index(n, k)]) }
+            func column(_ k: Int) -> Double { Double(gradient[n * 8 + k]) }
             dReadout[n] += Float(column(2))
             return Row(
-                a: column(0), b: column(1), p: column(3), l: column(4), v: column(5), h: column(6), m: column(7))
+                a: column(0), b: column(1), p: column(4), l: column(5), v: column(6), h: column(3), m: column(7))
         }
         inputGradients(&d)
         var dHalf = 0.0
