@@ -60,15 +60,14 @@ struct Generate: ParsableCommand {
             if let topP = options.topP { request.sampling.topP = topP }
             if let seed = options.seed { request.sampling.seed = seed }
             request.exit = options.exitRule(request.exit)
-            // Several texts come whole, each with its prompt.
-            if job.communicator.rank == 0, request.samples == 1 {
-                FileHandle.standardOutput.write(Data(request.prompt.utf8))
-            }
+            // Several texts come whole, each with its prompt; a single one comes after it, once it is clear that one comes.
+            var start = request.samples == 1 ? request.prompt : ""
             let result = try job.generate(checkpoint: options.checkpoint, request) { text in
-                FileHandle.standardOutput.write(Data(text.utf8))
+                FileHandle.standardOutput.write(Data((start + text).utf8))
+                start = ""
             }
             guard job.communicator.rank == 0 else { return }
-            print()
+            FileHandle.standardOutput.write(Data("\n".utf8))
             if let mean = result.meanIterations {
                 ProgressDisplay.standardError(String(format: "iterations per token: mean %.2f\n", mean))
             }
