@@ -75,7 +75,7 @@ def main():
                               f"train.sequence_length={ROWS[task](digits)}"]
                     text = seqtrain("eval", task, "--split", "test", *keys, *length, ranks=options.ranks)
                     right, whole = re.search(r"([\d.]+) % right \(([\d.]+) % of sequences\)", text).groups()
-                    steps = re.search(r" steps: mean ([\d.]+)", text)
+                    steps = re.search(r" steps: ([\d.]+)", text)
                     print(f"{task:<10}{model:<13}{digits:>7}{right:>8}%{whole:>8}%{steps[1] if steps else '':>7}"
                           f"{seconds:>9.0f}", flush=True)
 
