@@ -41,20 +41,21 @@ def seqtrain(command, task, *arguments, ranks=1):
     return subprocess.run([str(word) for word in words], check=True, capture_output=True, text=True).stdout
 
 
-def train(task, model, runs, ranks):
+def train(task, model, runs, options):
     """Both runs of a model, but for a first one that another has done. Returns the keys of the second, and seconds."""
     first = runs / ("fixed" if model == "halting" else model)
     keys = [*MODELS[model], "parallel.threads=1"]
     start = time.monotonic()
     if not first.exists():
-        seqtrain("train", task, *keys, f"checkpoint.directory={first}", ranks=ranks)
+        steps = [f"train.steps={options.steps}"] if options.steps else []
+        seqtrain("train", task, *keys, *steps, f"checkpoint.directory={first}", ranks=options.ranks)
     keys += [*SECOND, f"checkpoint.directory={runs / model}-second",
              f"train.initialize_from={{ checkpoint: {first}, method: same }}"]
     if model != "lstm":
         keys.append(f"model.layers[0].recursion.signals.position_range={ROWS[task](80) - ROWS[task](40)}")
     if model == "halting":
         keys.append(HALTING)
-    seqtrain("train", task, *keys, ranks=ranks)
+    seqtrain("train", task, *keys, ranks=options.ranks)
     return keys, time.monotonic() - start
 
 
@@ -63,13 +64,14 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--digits", nargs="+", type=int, default=[40, 60, 80])
+    parser.add_argument("--steps", type=int, help="of the first run; by default those of the configuration")
     parser.add_argument("--ranks", type=int, default=2)
     options = parser.parse_args()
     print(f"{'':<10}{'':<13}{'digits':>7}{'right':>9}{'whole':>9}{'steps':>7}{'seconds':>9}", flush=True)
     for task in options.tasks:
         with tempfile.TemporaryDirectory() as directory:
             for model in options.models:
-                keys, seconds = train(task, model, pathlib.Path(directory), options.ranks)
+                keys, seconds = train(task, model, pathlib.Path(directory), options)
                 for digits in options.digits:
                     length = [f"data.digits={digits}", f"data.minimum_digits={digits}",
                               f"train.sequence_length={ROWS[task](digits)}"]
