@@ -64,7 +64,7 @@ CK_INLINE vf step(const float *table, const float *before, float *after, vf u, v
 }
 
 CK_INLINE void fetch_block(const ck_state_space_stretch *in, const float *p, const int S) {
-  for (size_t i = 0; i < (S == 1 ? 1 : in->sequences); i++) __builtin_prefetch(p + (ptrdiff_t)i * in->sequence, 0, 2);
+  for (int i = 0; i < S; i++) __builtin_prefetch(p + i * in->sequence, 0, 2);
 }
 
 // The values of 16/S channels, once for each of S sequences.
@@ -111,8 +111,8 @@ CK_INLINE void add_products(float *rows, const vf x[4], const vf y[4], const int
 CK_INLINE vf load_block(const ck_state_space_stretch *in, const float *p, ptrdiff_t sequence, size_t lanes, const int S) {
   if (S == 1) return v_load_lanes(p, lanes);
   float block[CK_LANES] = {0};
-  for (size_t i = 0; i < in->sequences; i++) {
-    const float *from = p + (ptrdiff_t)i * sequence;
+  for (int i = 0; i < S; i++) {
+    const float *from = p + i * sequence;
     float *to = block + i * (CK_LANES / S);
     if (lanes == (size_t)(CK_LANES / S)) __builtin_memcpy(to, from, CK_LANES / S * sizeof(float));
     else __builtin_memcpy(to, from, lanes * sizeof(float));
@@ -126,9 +126,9 @@ CK_INLINE void store_block(const ck_state_space_stretch *in, float *p, vf v, siz
   }
   float block[CK_LANES];
   v_store(block, v);
-  for (size_t i = 0; i < in->sequences; i++) {
+  for (int i = 0; i < S; i++) {
     const float *from = block + i * (CK_LANES / S);
-    float *to = p + (ptrdiff_t)i * in->sequence;
+    float *to = p + i * in->sequence;
     if (lanes == (size_t)(CK_LANES / S)) __builtin_memcpy(to, from, CK_LANES / S * sizeof(float));
     else __builtin_memcpy(to, from, lanes * sizeof(float));
   }
@@ -363,8 +363,8 @@ CK_INLINE void backward(
 CK_LOOP void CK_NAME(ck_state_space_forward)(const ck_state_space_stretch *in, float *x, float *y, ptrdiff_t y_row, float *scratch) {
   if (in->columns == CK_STATE_SPACE_DIAGONAL) FORWARD(CK_STATE_SPACE_DIAGONAL, 1);
   else if (in->columns == CK_STATE_SPACE_RANK_ONE) FORWARD(CK_STATE_SPACE_RANK_ONE, 1);
-  else if (in->slots == 4) FORWARD(CK_STATE_SPACE_SEMISEPARABLE, 4);
-  else if (in->slots == 2) FORWARD(CK_STATE_SPACE_SEMISEPARABLE, 2);
+  else if (in->sequences == 4) FORWARD(CK_STATE_SPACE_SEMISEPARABLE, 4);
+  else if (in->sequences == 2) FORWARD(CK_STATE_SPACE_SEMISEPARABLE, 2);
   else FORWARD(CK_STATE_SPACE_SEMISEPARABLE, 1);
 }
 
@@ -374,8 +374,8 @@ CK_LOOP void CK_NAME(ck_state_space_backward)(
     ptrdiff_t du_row, float *d_table, float *d_skip, float *scratch) {
   if (in->columns == CK_STATE_SPACE_DIAGONAL) BACKWARD(CK_STATE_SPACE_DIAGONAL, 1);
   else if (in->columns == CK_STATE_SPACE_RANK_ONE) BACKWARD(CK_STATE_SPACE_RANK_ONE, 1);
-  else if (in->slots == 4) BACKWARD(CK_STATE_SPACE_SEMISEPARABLE, 4);
-  else if (in->slots == 2) BACKWARD(CK_STATE_SPACE_SEMISEPARABLE, 2);
+  else if (in->sequences == 4) BACKWARD(CK_STATE_SPACE_SEMISEPARABLE, 4);
+  else if (in->sequences == 2) BACKWARD(CK_STATE_SPACE_SEMISEPARABLE, 2);
   else BACKWARD(CK_STATE_SPACE_SEMISEPARABLE, 1);
 }
 

@@ -7,8 +7,9 @@ import CKernels
 ///
 /// Legend: B batch, T time, C channels, N states, K = 6, 10 or 16 numbers per state: a, b, c (f, w), each real and
 /// imaginary; or a, b, c, h, p, l, v, m of each of two real states.
-/// One task is 256 channels: of one sequence; or, with a semiseparable transition, of up to four sequences, which share what is
-/// read of the table. Kept for the backward are the states before every 32nd step; the others are computed again.
+/// One task is 256 channels: of one sequence; or, with a semiseparable transition, of four or two sequences together where
+/// the batch is a multiple, which share what is read of the table. Kept for the backward are the states before every 32nd step;
+/// the others are computed again.
 public struct StateSpaceScan {
     public typealias Source = UnsafePointer<Float>
     public typealias Destination = UnsafeMutablePointer<Float>
@@ -39,28 +40,28 @@ public struct StateSpaceScan {
             "StateSpaceScan: batch \(batch), time \(time), channels \(channels), states \(states); expected at least 1")
         (self.batch, self.time, self.channels, self.states) = (batch, time, channels, states)
         columns = transition.columns
-        slots = transition != .semiseparable ? 1 : batch > 2 ? 4 : batch
+        bundleSize = transition != .semiseparable || batch % 2 > 0 ? 1 : batch % 4 > 0 ? 2 : 4
     }
 
-    /// Sequences side by side in a vector, of `16 / slots` channels each; the last ones may be missing.
-    private let slots: Int
-    private var lanes: Int { 16 / slots }
-    private var bundleCount: Int { (batch + slots - 1) / slots }
+    /// Sequences side by side in a vector, of `16 / bundleSize` channels each.
+    private let bundleSize: Int
+    private var lanes: Int { 16 / bundleSize }
+    private var bundleCount: Int { batch / bundleSize }
 
     private static let stretchLength = CK_STATE_SPACE_STEPS
     private var stretchCount: Int { (time + Self.stretchLength - 1) / Self.stretchLength }
-    private var groupCount: Int { ChannelBlocks.groupCount(channels: channels, sequences: slots) }
+    private var groupCount: Int { ChannelBlocks.groupCount(channels: channels, sequences: bundleSize) }
     private var packedStateCount: Int { packedCount(channels: channels, width: 2 * states) }
 
     /// Floats of a table in blocks.
-    public var packedTableCount: Int { packedCount(channels: channels, width: states * columns) / slots }
+    public var packedTableCount: Int { packedCount(channels: channels, width: states * columns) / bundleSize }
     /// Floats of the gradients of a table that a backward pass writes.
     public var tablePartsCount: Int { bundleCount * packedTableCount }
     /// Floats that a forward pass keeps for the backward.
     public var checkpointCount: Int { bundleCount * stretchCount * packedStateCount }
 
     private func packedCount(channels: Int, width: Int) -> Int {
-        ChannelBlocks.floats(channels: channels * slots, width: width)
+        ChannelBlocks.floats(channels: channels * bundleSize, width: width)
     }
 
     /// - Parameter table: `[C, N, K]`.
@@ -75,7 +76,7 @@ public struct StateSpaceScan {
     ///   - parts: of the backward pass; its first `packedTableCount` floats are overwritten by the sum.
     ///   - table: `[C, N, K]`, written.
     public func sumTableParts(_ parts: Destination, into table: Destination) {
-        for bundle in 1..<max(bundleCount, 1) {
+        for bundle in 1..<bundleCount {
             ck_add(parts, parts, parts + bundle * packedTableCount, packedTableCount)
         }
         ChannelBlocks.unpack(
@@ -128,7 +129,7 @@ public struct StateSpaceScan {
             dSkip.update(repeating: 0, count: skipCount)
             let dTable = tableParts + task.bundle * packedTableCount + task.channels.lowerBound * states * columns
             dTable.update(
-                repeating: 0, count: packedCount(channels: task.channels.count, width: states * columns) / slots)
+                repeating: 0, count: packedCount(channels: task.channels.count, width: states * columns) / bundleSize)
             for index in (0..<stretchCount).reversed() {
                 let at = offset(index, task)
                 var stretch = self.stretch(index, u + at, table: table, skip: skip, task)
@@ -152,8 +153,8 @@ public struct StateSpaceScan {
         threads.run(bundleCount * groupCount) { index, worker in
             let bundle = index / groupCount
             let task = Share(
-                bundle: bundle, sequences: bundle * slots..<min(batch, (bundle + 1) * slots),
-                channels: ChannelBlocks.group(index % groupCount, channels: channels, sequences: slots))
+                bundle: bundle, sequences: bundle * bundleSize..<(bundle + 1) * bundleSize,
+                channels: ChannelBlocks.group(index % groupCount, channels: channels, sequences: bundleSize))
             body(task, worker)
         }
     }
@@ -178,7 +179,8 @@ public struct StateSpaceScan {
     }
 
     private func checkpoint(_ base: Destination, _ index: Int, _ task: Share) -> Destination {
-        base + (task.bundle * stretchCount + index) * packedStateCount + task.channels.lowerBound * slots * 2 * states
+        base + (task.bundle * stretchCount + index) * packedStateCount + task.channels.lowerBound * bundleSize * 2
+            * states
     }
 
     /// Where a stretch of the first sequence begins in `[B·T, C]`.
@@ -192,7 +194,7 @@ public struct StateSpaceScan {
         let first = task.channels.lowerBound
         return ck_state_space_stretch(
             steps: min(Self.stretchLength, time - index * Self.stretchLength), channels: task.channels.count,
-            states: states, columns: Int32(columns), slots: Int32(slots), sequences: task.sequences.count,
+            states: states, columns: Int32(columns), sequences: Int32(bundleSize),
             sequence: time * channels, table: table + first * states * columns, skip: skip + first, u: u,
             u_row: channels)
     }

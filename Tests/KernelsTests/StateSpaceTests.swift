@@ -6,7 +6,7 @@ import Testing
     /// those that go together and beyond.
     static let shapes = [
         (1, 1, 1, 1), (2, 16, 17, 3), (1, 63, 40, 8), (2, 37, 257, 2), (3, 33, 6, 3), (4, 40, 70, 2), (5, 35, 66, 1),
-        (9, 3, 9, 4),
+        (9, 3, 9, 4), (6, 33, 5, 3), (8, 40, 21, 2),
     ]
 
     @Test(arguments: shapes, StateSpaceScan.Transition.allCases)

@@ -25,8 +25,7 @@ enum {
 typedef struct {
   size_t steps, channels, states;
   int columns;        ///< K
-  int slots;          ///< S; 1 unless the transition is semiseparable
-  size_t sequences;   ///< at most S
+  int sequences;      ///< S; 1 unless the transition is semiseparable
   ptrdiff_t sequence; ///< distance between sequences in u, y, dy and du
   const float *table; ///< in blocks
   const float *skip;  ///< D, [channels]
